@@ -1,0 +1,1 @@
+# cmake --install: libraries, public headers, and a package for find_package.

@@ -1,0 +1,90 @@
+// File: nfold/collectives.h
+//
+// Collectives as free functions over a Group. Each returns at once with a
+// Pending; the tensors must stay alive and untouched until its wait() has
+// returned. All ranks of the group must call each, in the same order, with
+// the same dtype and element count; anything else is an error on every rank
+// that names the rank, the group and both collectives.
+//
+// Sums are taken in fp32 (fp64 for fp64, exact for integers) in the order of
+// a balanced binary tree over the rank index, then rounded once to the
+// tensor's dtype. So the result depends neither on message size nor on how a
+// tensor was split into collectives, and all ranks hold the same bits.
+//
+// Bytes sent per rank, with N ranks and a full tensor of B bytes:
+//   all_gather, reduce_scatter, all_to_all   B (N-1)/N
+//   all_reduce                              2B (N-1)/N
+//   broadcast                                B on the source's behalf, N-1
+//                                            times B on the source
+//   barrier                                  0
+#pragma once
+
+#include <ATen/core/TensorBody.h>
+#include <c10/util/ArrayRef.h>
+
+#include <memory>
+
+#include "nfold/group.h"
+
+namespace nfold {
+
+// The result of a collective under way. Movable. Destroying one that was not
+// waited for waits and drops its error, so that no tensor is freed under the
+// transport; the error is raised again by the group's next collective.
+class Pending {
+ public:
+  class State;
+
+  Pending();  // already complete
+  explicit Pending(std::shared_ptr<State> state);
+  Pending(Pending&&) noexcept;
+  Pending& operator=(Pending&&) noexcept;
+  ~Pending();
+
+  bool is_done() const;
+  // Blocks until the collective has finished. Idempotent. Raises
+  // c10::DistBackendError with the group, the collective and the rank when it
+  // failed or outlasted the group's time-out.
+  void wait();
+
+ private:
+  std::shared_ptr<State> state_;
+};
+
+enum class ReduceOp : std::uint8_t { kSum, kMax };
+
+// output [N * S] <- shard [S] of every rank, in rank order. `shard` may be
+// output[rank*S .. (rank+1)*S): then nothing is copied.
+Pending all_gather(Group& group, at::Tensor output, at::Tensor shard);
+
+// One collective for several flat tensors: outputs[i] is [N * S_i] and holds
+// this rank's shard at [rank*S_i, (rank+1)*S_i) on entry.
+Pending all_gather_coalesced(Group& group, std::vector<at::Tensor> outputs);
+
+// output [S] <- sum over ranks of input[rank*S .. (rank+1)*S); input is
+// [N * S] and is left unspecified. `output` may alias that part of `input`.
+Pending reduce_scatter(Group& group, at::Tensor output, at::Tensor input,
+                       ReduceOp op = ReduceOp::kSum);
+
+// One collective for several flat tensors, reduced in place: of inputs[i],
+// [N * S_i], the part [rank*S_i, (rank+1)*S_i) holds the sum afterwards; the
+// rest is unspecified. `is_empty` tells the peers that every element here is
+// zero; then nothing is sent, and the result is as if zeros had been.
+Pending reduce_scatter_coalesced(Group& group, std::vector<at::Tensor> inputs,
+                                 bool is_empty = false);
+
+// In place, on every rank. Any contiguous tensor, any element count.
+Pending all_reduce(Group& group, at::Tensor tensor,
+                   ReduceOp op = ReduceOp::kSum);
+
+// tensor <- the tensor of the group's rank `source`.
+Pending broadcast(Group& group, at::Tensor tensor, int source);
+
+// output[i*S .. (i+1)*S) <- input[rank*S .. (rank+1)*S) of rank i; both are
+// [N * S].
+Pending all_to_all(Group& group, at::Tensor output, at::Tensor input);
+
+// Completes when every rank has issued it.
+Pending barrier(Group& group);
+
+}  // namespace nfold

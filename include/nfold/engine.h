@@ -1,0 +1,94 @@
+// File: nfold/engine.h
+//
+// Trains any torch::nn module with its state sharded over a mesh.
+//
+//   nfold::Engine engine(model, mesh, config);
+//   for (auto& batch : loader) {
+//     auto loss = model->forward(batch.tokens, batch.targets);
+//     engine.backward(loss);
+//     nfold::StepReport report = engine.step();
+//   }
+//
+// The module is changed in place: its parameters become views of flat
+// storages in the configured dtype. It is used as before; parameters that are
+// added later are not trained.
+//
+// Every rank of the data-parallel group must construct the engine with the
+// same model and call backward and step equally often. Not thread-safe.
+#pragma once
+
+#include <ATen/core/TensorBody.h>
+#include <torch/nn/module.h>
+#include <torch/optim/optimizer.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "nfold/config.h"
+#include "nfold/mesh.h"
+#include "nfold/report.h"
+
+namespace nfold {
+
+// Parameters that share optimizer settings. An empty optional takes the value
+// of config.optimizer.
+struct ParamGroup {
+  std::vector<at::Tensor> params;
+  std::optional<double> lr;
+  std::optional<double> weight_decay;
+};
+
+// Makes the user's own torch::optim optimizer over the flat shards, one
+// torch parameter group for each ParamGroup, in order. Only element-wise
+// optimizers give the result of unsharded training.
+using OptimizerFactory =
+    std::function<std::unique_ptr<torch::optim::Optimizer>(
+        std::vector<torch::optim::OptimizerParamGroup>)>;
+
+struct EngineOptions {
+  // Empty: one group with every trainable parameter.
+  std::vector<ParamGroup> param_groups;
+  // Empty: config.optimizer, or a run without optimizer if there is none.
+  OptimizerFactory optimizer_factory;
+};
+
+class Engine {
+ public:
+  Engine(std::shared_ptr<torch::nn::Module> module, Mesh& mesh,
+         const Config& config, EngineOptions options = {});
+  template <typename ModuleImpl>
+  Engine(const torch::nn::ModuleHolder<ModuleImpl>& model, Mesh& mesh,
+         const Config& config, EngineOptions options = {})
+      : Engine(std::shared_ptr<torch::nn::Module>(model.ptr()), mesh, config,
+               std::move(options)) {}
+  ~Engine();
+
+  // Computes gradients of a one-element loss and reduces them into the owned
+  // shards. May be called any number of times before step().
+  void backward(const at::Tensor& loss);
+
+  // With gradient_accumulation_steps > 1, counts a micro step until the
+  // boundary; at the boundary reduces, clips and updates.
+  StepReport step();
+
+  // Drops what backward accumulated.
+  void zero_grad();
+
+  bool is_boundary() const;
+  std::int64_t steps() const;
+  double loss_scale() const;
+  std::vector<double> lr() const;
+  void set_lr(double lr);
+  MemoryReport memory() const;
+  // Bytes one unsharded process with the same settings would hold.
+  MemoryReport unsharded_memory() const;
+  const Config& config() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace nfold

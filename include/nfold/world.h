@@ -1,0 +1,78 @@
+// File: nfold/world.h
+//
+// All processes of a job: who this one is, where it runs, and the group of
+// all ranks. Made once per process.
+//
+//   auto world = nfold::World::from_environment();
+//   if (world.rank() == 0) { ... }
+//
+// Recognised launchers, in this order: torchrun (and anything else that sets
+// RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, such as `nfold launch`),
+// Open MPI, MPICH and Intel MPI, Slurm, none. docs/launchers.md lists the
+// variables. Sets of variables that contradict each other are an error.
+#pragma once
+
+#include <c10/util/intrusive_ptr.h>
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "nfold/group.h"
+
+namespace c10d {
+class Store;
+}
+
+namespace nfold {
+
+enum class Launcher { kNone, kTorchrun, kOpenMpi, kMpich, kSlurm };
+const char* name_of(Launcher launcher);
+
+struct WorldOptions {
+  // How long a collective may wait for the other ranks.
+  std::chrono::milliseconds timeout = std::chrono::minutes(10);
+  // How long to wait for all ranks to appear.
+  std::chrono::milliseconds rendezvous_timeout = std::chrono::minutes(5);
+};
+
+class World {
+ public:
+  // Must be called by every process of the job. Raises c10::ValueError when
+  // the launcher's variables are incomplete or contradict each other, and
+  // c10::DistStoreError when the ranks cannot find each other.
+  static World from_environment(const WorldOptions& options = {});
+
+  // A world over a store that the caller made: ranks as threads in tests, or
+  // a front end that has its own rendezvous.
+  static World from_store(c10::intrusive_ptr<c10d::Store> store, int rank,
+                          int size, const WorldOptions& options = {});
+
+  World(World&&) noexcept;
+  World& operator=(World&&) noexcept;
+  ~World();
+
+  int rank() const;
+  int size() const;
+  // Rank and number of ranks on this host.
+  int local_rank() const;
+  int local_size() const;
+  Launcher launcher() const;
+  // Equal on two ranks exactly when they run on one host (NFOLD_HOST
+  // overrides it in tests).
+  const std::string& host() const;
+  // The group of all ranks, named "world".
+  Group& group() const;
+  // Every rank must call this in the same order with the same arguments; a
+  // rank outside of `global_ranks` gets nullptr.
+  std::unique_ptr<Group> new_group(const std::string& name,
+                                   const std::vector<int>& global_ranks) const;
+
+ private:
+  struct Impl;
+  explicit World(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace nfold
