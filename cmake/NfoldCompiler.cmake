@@ -15,7 +15,9 @@ if(NFOLD_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
 endif()
 
 add_library(nfold_compiler INTERFACE)
-target_compile_options(nfold_compiler INTERFACE
+# -fPIC for executables too (CMake would choose -fPIE): a precompiled header
+# serves only files with the same setting.
+target_compile_options(nfold_compiler INTERFACE -fPIC
   -Wall -Wextra -Wno-unused-parameter -fopenmp -fpch-preprocess)
 # Floating-point contraction would make the result of a loop depend on how
 # the compiler vectorised it; kernels ask for fused operations by name.

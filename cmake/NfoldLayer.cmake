@@ -40,7 +40,6 @@ function(nfold_layer name)
     target_link_libraries(nfold_${name} PUBLIC nfold_${lower})
   endforeach()
   target_link_libraries(nfold_${name} PRIVATE
-    $<BUILD_INTERFACE:spdlog::spdlog_header_only>
     $<BUILD_INTERFACE:fmt::fmt-header-only>
     $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)
   foreach(library IN LISTS arg_LIBRARIES)
@@ -64,7 +63,7 @@ function(nfold_test name)
   endforeach()
   target_link_libraries(${name} PRIVATE
     nfold_compiler torch ${arg_LIBRARIES}
-    spdlog::spdlog_header_only fmt::fmt-header-only
+    fmt::fmt-header-only
     nlohmann_json::nlohmann_json
     GTest::gmock GTest::gtest GTest::gtest_main)
   add_test(NAME ${name} COMMAND ${name})

@@ -19,7 +19,9 @@
 #pragma once
 
 #include <c10/util/Exception.h>
+#include <c10/util/StringUtil.h>
 
+#include <cstdint>
 #include <exception>
 #include <string>
 
@@ -37,6 +39,13 @@ std::string message_of(const std::exception& error);
 
 }  // namespace nfold
 
-// Raises nfold::IoError with the given text when the condition is false.
-#define NFOLD_CHECK_IO(condition, ...) \
-  TORCH_CHECK_WITH(::nfold::IoError, condition, __VA_ARGS__)
+// Raises nfold::IoError with the given text when the condition is false. Not
+// TORCH_CHECK_WITH, which only knows error types of namespace c10.
+#define NFOLD_CHECK_IO(condition, ...)                                       \
+  do {                                                                       \
+    if (C10_UNLIKELY(!(condition))) {                                        \
+      throw ::nfold::IoError(                                                \
+          {__func__, __FILE__, static_cast<std::uint32_t>(__LINE__)},        \
+          ::c10::str(__VA_ARGS__));                                          \
+    }                                                                        \
+  } while (false)
