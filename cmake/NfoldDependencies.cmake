@@ -10,8 +10,9 @@ macro(nfold_require package apt_name)
   endif()
 endmacro()
 
-# torch comes from a Python wheel. Without CMAKE_PREFIX_PATH, ask the
-# project's own virtual environment where it keeps it.
+# torch comes from a Python wheel. Without Torch_DIR or CMAKE_PREFIX_PATH, ask
+# the project's own virtual environment where it keeps it. find_spec does not
+# import torch, which would take seconds.
 if(NOT Torch_DIR AND NOT CMAKE_PREFIX_PATH MATCHES "torch")
   find_program(NFOLD_PYTHON NAMES python3 python
     HINTS ${PROJECT_SOURCE_DIR}/.venv/bin NO_DEFAULT_PATH)
@@ -19,12 +20,19 @@ if(NOT Torch_DIR AND NOT CMAKE_PREFIX_PATH MATCHES "torch")
     find_program(NFOLD_PYTHON NAMES python3 python)
   endif()
   execute_process(
-    COMMAND ${NFOLD_PYTHON} -c "import torch; print(torch.utils.cmake_prefix_path)"
-    OUTPUT_VARIABLE nfold_torch_prefix OUTPUT_STRIP_TRAILING_WHITESPACE
+    COMMAND ${NFOLD_PYTHON} -c "import importlib.util, os
+print(os.path.dirname(importlib.util.find_spec('torch').origin))"
+    OUTPUT_VARIABLE nfold_torch_root OUTPUT_STRIP_TRAILING_WHITESPACE
     ERROR_QUIET)
-  list(PREPEND CMAKE_PREFIX_PATH "${nfold_torch_prefix}")
+  if(nfold_torch_root)
+    list(PREPEND CMAKE_PREFIX_PATH "${nfold_torch_root}/share/cmake")
+  endif()
 endif()
+# Torch's package warns of libraries that only static builds have.
+set(nfold_message_level "${CMAKE_MESSAGE_LOG_LEVEL}")
+set(CMAKE_MESSAGE_LOG_LEVEL ERROR)
 find_package(Torch QUIET)
+set(CMAKE_MESSAGE_LOG_LEVEL "${nfold_message_level}")
 if(NOT Torch_FOUND)
   message(FATAL_ERROR
     "nfold needs libtorch 2.11 to 2.13. Install it with:\n"

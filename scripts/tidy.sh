@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Runs clang-tidy over every source of src/ that BUILD compiled.
+#   scripts/tidy.sh BUILD [PATTERN]     only files whose path holds PATTERN
+set -euo pipefail
+cd "$(dirname "$0")/.."
+build=$1
+pattern=${2:-src/}
+# clang cannot read the compiler's precompiled header and does not know all
+# of its flags; the database below is without them.
+database=$(mktemp -d)
+trap 'rm -rf "$database"' EXIT
+sed -E -e 's/-include [^ ]*cmake_pch\.hxx//g' -e 's/-Winvalid-pch//g' \
+       -e 's/-fpch-preprocess//g' \
+  "$build/compile_commands.json" > "$database/compile_commands.json"
+git ls-files -z --cached --others --exclude-standard 'src/*.cc' |
+  grep -z -- "$pattern" |
+  xargs -0 -r -n 1 -P "$(scripts/jobs.sh)" \
+    .venv/bin/clang-tidy --quiet -p "$database"
