@@ -1,0 +1,56 @@
+// File: world_rendezvous.h
+//
+// How the ranks of a job find each other: the store that they share, and the
+// roll call over it. Used by World only.
+//
+//   auto store = connect_store(job, options);
+//   std::vector<std::string> hosts = meet(*store, self, options);
+//
+// Every rank must call both. Callable from any thread.
+#pragma once
+
+#include <c10/util/intrusive_ptr.h>
+#include <torch/csrc/distributed/c10d/Store.hpp>
+
+#include <string>
+#include <vector>
+
+#include "comm/launcher_environment.h"
+#include "nfold/world.h"
+
+namespace nfold {
+
+// What is equal on two ranks exactly if they can share memory: the booted
+// kernel and the file system behind /dev/shm. NFOLD_HOST overrides it.
+std::string host_identity();
+// Whether NFOLD_HOST is set.
+bool has_host_override();
+
+// Serves the store (rank 0, unless the launcher's agent does) or connects to
+// it. Keys of other jobs and of earlier attempts at the same address do not
+// meet those of this one. Raises c10::DistStoreError.
+c10::intrusive_ptr<c10d::Store> connect_store(const LauncherEnvironment& job,
+                                              const WorldOptions& options);
+
+struct RollCall {
+  int rank = 0;
+  int size = 1;
+  std::string host;
+  // For errors: "127.0.0.1:29500".
+  std::string address;
+};
+
+// Waits until every rank has called this; returns the host of each rank.
+// Raises c10::DistStoreError that says who is missing, or that two processes
+// claim one rank.
+std::vector<std::string> meet(c10d::Store& store, const RollCall& self,
+                              const WorldOptions& options);
+
+// Keeps the process that serves the store alive until the other ranks have
+// made what needs it; call once, when done with the store. The server waits,
+// but no longer than `limit`: ranks that died never say good-bye. Does not
+// raise.
+void say_goodbye(c10d::Store& store, int rank, int size,
+                 std::chrono::milliseconds limit) noexcept;
+
+}  // namespace nfold
