@@ -1,0 +1,193 @@
+#include "nfold/world.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <exception>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <utility>
+
+#include "base/log.h"
+#include "comm/gloo_backend.h"
+#include "comm/group_impl.h"
+#include "comm/launcher_environment.h"
+#include "comm/world_rendezvous.h"
+#include "nfold/errors.h"
+
+namespace nfold {
+namespace {
+
+constexpr char kWorldGroup[] = "world";
+// How long rank 0 goes on serving the store for ranks that still make groups.
+constexpr std::chrono::milliseconds kGoodbyeLimit = std::chrono::seconds(2);
+
+std::string list_of(const std::vector<int>& ranks) {
+  return fmt::format("[{}]", fmt::join(ranks, ", "));
+}
+
+void check_group_ranks(const std::string& name, const std::vector<int>& ranks,
+                       int rank, int size) {
+  TORCH_CHECK_VALUE(!ranks.empty(), "[rank ", rank, "] group '", name,
+                    "' has no ranks");
+  std::vector<int> sorted = ranks;
+  std::sort(sorted.begin(), sorted.end());
+  TORCH_CHECK_VALUE(sorted.front() >= 0 && sorted.back() < size, "[rank ",
+                    rank, "] group '", name, "' has the ranks ", list_of(ranks),
+                    " but those of the world are 0 to ", size - 1);
+  TORCH_CHECK_VALUE(
+      std::adjacent_find(sorted.begin(), sorted.end()) == sorted.end(),
+      "[rank ", rank, "] group '", name, "' has the ranks ", list_of(ranks),
+      ", one of them twice");
+}
+
+}  // namespace
+
+struct World::Impl {
+  Impl(LauncherEnvironment environment, WorldOptions world_options,
+       c10::intrusive_ptr<c10d::Store> shared_store)
+      : job(std::move(environment)),
+        options(world_options),
+        store(std::move(shared_store)) {}
+
+  ~Impl() {
+    group.reset();
+    // An error is on its way to the user; other ranks may be dead, and
+    // waiting for them would only delay the message.
+    if (std::uncaught_exceptions() > 0) return;
+    if (owns_store && job.size > 1) {
+      say_goodbye(*store, job.rank, job.size, kGoodbyeLimit);
+    }
+  }
+
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+
+  // Meets the other ranks and makes the group of all.
+  void join();
+  std::unique_ptr<Group> make_group_of(const std::string& name,
+                                       const std::vector<int>& ranks);
+  // A network interface that reaches every rank of the group, or empty for
+  // the backend's own choice.
+  std::string interface_hint(const std::vector<int>& ranks) const;
+
+  LauncherEnvironment job;
+  WorldOptions options;
+  c10::intrusive_ptr<c10d::Store> store;
+  bool owns_store = false;
+  int local_rank = 0;
+  int local_size = 1;
+  std::vector<std::string> hosts;
+  std::unique_ptr<Group> group;
+  // Groups made so far. Equal on all ranks, since all make them in the same
+  // order; keeps the keys of groups with the same name apart.
+  int num_groups = 0;
+};
+
+void World::Impl::join() {
+  const std::string address =
+      job.master_addr.empty()
+          ? std::string("the caller's store")
+          : fmt::format("{}:{}", job.master_addr, job.master_port);
+  hosts = meet(*store, {job.rank, job.size, host_identity(), address}, options);
+  const auto self = hosts.begin() + job.rank;
+  // The launcher's word counts, as programs choose their device by it; but
+  // it knows nothing of hosts that a test makes up.
+  if (job.local_rank && job.local_size && !has_host_override()) {
+    local_rank = *job.local_rank;
+    local_size = *job.local_size;
+  } else {
+    local_rank = static_cast<int>(std::count(hosts.begin(), self, *self));
+    local_size =
+        static_cast<int>(std::count(hosts.begin(), hosts.end(), *self));
+  }
+  std::vector<int> ranks(static_cast<std::size_t>(job.size));
+  for (int rank = 0; rank < job.size; ++rank) {
+    ranks[static_cast<std::size_t>(rank)] = rank;
+  }
+  group = make_group_of(kWorldGroup, ranks);
+}
+
+std::string World::Impl::interface_hint(const std::vector<int>& ranks) const {
+  const std::string& own = hosts[static_cast<std::size_t>(job.rank)];
+  const bool is_one_host =
+      std::all_of(ranks.begin(), ranks.end(), [&](int rank) {
+        return hosts[static_cast<std::size_t>(rank)] == own;
+      });
+  return is_one_host ? "lo" : "";
+}
+
+std::unique_ptr<Group> World::Impl::make_group_of(
+    const std::string& name, const std::vector<int>& ranks) {
+  check_group_ranks(name, ranks, job.rank, job.size);
+  const int number = num_groups++;
+  const auto self = std::find(ranks.begin(), ranks.end(), job.rank);
+  if (self == ranks.end()) return nullptr;
+  GroupSpec spec;
+  spec.name = name;
+  spec.global_ranks = ranks;
+  spec.rank = static_cast<int>(self - ranks.begin());
+  spec.timeout = options.timeout;
+  auto group_store = c10::make_intrusive<c10d::PrefixStore>(
+      fmt::format("group/{}/{}", number, name), store);
+  auto backend = make_gloo_backend(
+      group_store, spec.rank, static_cast<int>(ranks.size()), options.timeout,
+      interface_hint(ranks));
+  return make_group(std::move(spec), std::move(backend));
+}
+
+World::World(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+World::World(World&&) noexcept = default;
+World& World::operator=(World&&) noexcept = default;
+World::~World() = default;
+
+World World::from_environment(const WorldOptions& options) {
+  LauncherEnvironment job = read_launcher_environment(process_environment());
+  set_process_log_rank(job.rank, job.size);
+  auto store = connect_store(job, options);
+  auto impl = std::make_unique<Impl>(std::move(job), options, std::move(store));
+  impl->owns_store = true;
+  impl->join();
+  const LauncherEnvironment& joined = impl->job;
+  if (joined.size > 1) {
+    log_info("world: {} ranks, {} on this host, launcher {}, met at {}:{}",
+             joined.size, impl->local_size, name_of(joined.launcher),
+             joined.master_addr, joined.master_port);
+  } else {
+    log_debug("world: one process, launcher {}", name_of(joined.launcher));
+  }
+  return World(std::move(impl));
+}
+
+World World::from_store(c10::intrusive_ptr<c10d::Store> store, int rank,
+                        int size, const WorldOptions& options) {
+  TORCH_CHECK_VALUE(store, "World::from_store: the store is null");
+  TORCH_CHECK_VALUE(size >= 1 && rank >= 0 && rank < size,
+                    "World::from_store: rank ", rank, " of ", size,
+                    " ranks; expected 0 <= rank < size");
+  LauncherEnvironment job;
+  job.rank = rank;
+  job.size = size;
+  auto impl = std::make_unique<Impl>(std::move(job), options, std::move(store));
+  impl->join();
+  return World(std::move(impl));
+}
+
+int World::rank() const { return impl_->job.rank; }
+int World::size() const { return impl_->job.size; }
+int World::local_rank() const { return impl_->local_rank; }
+int World::local_size() const { return impl_->local_size; }
+Launcher World::launcher() const { return impl_->job.launcher; }
+
+const std::string& World::host() const {
+  return impl_->hosts[static_cast<std::size_t>(impl_->job.rank)];
+}
+
+Group& World::group() const { return *impl_->group; }
+
+std::unique_ptr<Group> World::new_group(
+    const std::string& name, const std::vector<int>& global_ranks) const {
+  return impl_->make_group_of(name, global_ranks);
+}
+
+}  // namespace nfold
