@@ -1,0 +1,2 @@
+#define NFOLD_LOOPS_NAME kBaselineLoops
+#include "kernels/loops.inc.h"
