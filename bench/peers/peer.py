@@ -1,0 +1,197 @@
+"""One rank of one peer of nfold: wraps the GPT, trains it, writes metrics.
+
+Started by run.py through torchrun:
+
+    torchrun --nproc-per-node 2 bench/peers/peer.py --peer ddp \
+        --config examples/bench-medium.json --steps 11 --run-dir DIR
+
+Rank 0 writes DIR/metrics.jsonl with the keys of nfold's own file, so that
+run.py reads both alike, and DIR/peer.json with what was really used. Every
+step trains on the same seeded tokens: the loss then falls quickly and shows
+whether the peers did the same arithmetic.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import pathlib
+import signal
+import time
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from gpt import Gpt, GptOptions
+
+PEERS = ("ddp", "zero1", "fsdp2", "deepspeed")
+OPTIMIZERS = ("plain", "fused", "deepspeed", "cpu_adam")
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--peer", choices=PEERS, required=True)
+    parser.add_argument("--config", type=pathlib.Path, required=True)
+    parser.add_argument("--run-dir", type=pathlib.Path, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="fused",
+                        help="plain and fused: torch's AdamW; deepspeed and "
+                             "cpu_adam: DeepSpeed's own for this device, and "
+                             "the one of its CPU offload")
+    parser.add_argument("--stage", type=int, default=0, help="of DeepSpeed")
+    parser.add_argument("--zero", type=json.loads, default={},
+                        help="more keys of DeepSpeed's zero_optimization")
+    parser.add_argument("--reshard", action="store_true",
+                        help="FSDP2 frees parameters after forward")
+    parser.add_argument("--bucket-view", action="store_true",
+                        help="DDP's gradients are views of its buckets")
+    return parser.parse_args()
+
+
+def die_with_parent():
+    """A rank must not outlive a torchrun that was killed."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def make_optimizer(arguments, parameters, settings):
+    options = dict(lr=settings["lr"], betas=tuple(settings["betas"]),
+                   eps=settings["eps"], weight_decay=settings["weight_decay"])
+    if arguments.optimizer == "cpu_adam":
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+        return DeepSpeedCPUAdam(parameters, adamw_mode=True, **options)
+    if arguments.optimizer == "fused":
+        options["fused"] = True
+    if arguments.peer == "zero1":
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+        return ZeroRedundancyOptimizer(
+            parameters, optimizer_class=torch.optim.AdamW, **options)
+    return torch.optim.AdamW(parameters, **options)
+
+
+def wrap_torch(arguments, model, settings):
+    """DDP, ZeroRedundancyOptimizer or FSDP2: step function and optimizer."""
+    if arguments.peer == "fsdp2":
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        for unit in (*model.blocks, model):
+            fully_shard(unit, mesh=mesh,
+                        reshard_after_forward=arguments.reshard)
+        wrapped = model
+    else:
+        wrapped = DistributedDataParallel(
+            model, gradient_as_bucket_view=arguments.bucket_view)
+    optimizer = make_optimizer(arguments, model.parameters(), settings)
+
+    def step(tokens, targets):
+        loss = wrapped(tokens, targets)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    return step, optimizer
+
+
+def wrap_deepspeed(arguments, model, settings, micro_batch_size):
+    import deepspeed
+    config = {
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.0,  # its default is 1.0, torch has none
+        "zero_optimization": {"stage": arguments.stage, **arguments.zero},
+        "steps_per_print": 10**9,
+    }
+    client_optimizer = None
+    if arguments.optimizer == "deepspeed":
+        config["optimizer"] = {"type": "AdamW", "params": settings}
+    else:
+        client_optimizer = make_optimizer(
+            arguments, model.parameters(), settings)
+        config["zero_allow_untested_optimizer"] = True
+    engine, optimizer, _, _ = deepspeed.initialize(
+        model=model, config=config, optimizer=client_optimizer,
+        model_parameters=model.parameters())
+
+    def step(tokens, targets):
+        loss = engine(tokens, targets)
+        engine.backward(loss)
+        engine.step()
+        return loss
+
+    return step, getattr(optimizer, "optimizer", optimizer)
+
+
+def peak_rss_bytes():
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("expected VmHWM in /proc/self/status, found none")
+
+
+def main():
+    arguments = parse_arguments()
+    die_with_parent()
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    config = json.loads(arguments.config.read_text())
+    micro_batch_size = config["engine"]["train_micro_batch_size_per_gpu"]
+    length = config["data"]["sequence_length"]
+    settings = config["engine"]["optimizer"]["params"]
+    seed = config["train"]["seed"]
+
+    if arguments.peer == "deepspeed":
+        import deepspeed
+        deepspeed.init_distributed(dist_backend="gloo")
+    else:
+        dist.init_process_group("gloo")
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+
+    torch.manual_seed(seed)
+    options = GptOptions.from_config(config["model"])
+    model = Gpt(options)
+    num_parameters = sum(p.numel() for p in model.parameters())
+    if arguments.peer == "deepspeed":
+        step, optimizer = wrap_deepspeed(arguments, model, settings,
+                                         micro_batch_size)
+    else:
+        step, optimizer = wrap_torch(arguments, model, settings)
+    generator = torch.Generator().manual_seed(seed + 1 + rank)
+    text = torch.randint(options.vocab_size, (micro_batch_size, length + 1),
+                         generator=generator)
+    tokens, targets = text[:, :-1].contiguous(), text[:, 1:].contiguous()
+    if rank == 0:
+        used = type(optimizer)
+        inner = getattr(optimizer, "optim", None)  # of ZeroRedundancyOptimizer
+        (arguments.run_dir / "peer.json").write_text(json.dumps({
+            "num_parameters": num_parameters,
+            "optimizer": f"{used.__module__}.{used.__qualname__}"
+                         + (f" of {type(inner).__qualname__}" if inner else "")
+                         + (" fused" if arguments.optimizer == "fused" else "")
+        }))
+
+    tokens_per_step = micro_batch_size * length * world_size
+    with open(arguments.run_dir / "metrics.jsonl", "w") as metrics:
+        for number in range(1, arguments.steps + 1):
+            dist.barrier()
+            start = time.perf_counter()
+            loss = step(tokens, targets).item()
+            seconds = time.perf_counter() - start
+            mean = torch.tensor([loss], dtype=torch.float64)
+            peak = torch.tensor([peak_rss_bytes()])
+            dist.all_reduce(mean)
+            dist.all_reduce(peak, op=dist.ReduceOp.MAX)
+            if rank == 0:
+                print(json.dumps({
+                    "step": number, "loss": mean.item() / world_size,
+                    "step_ms": seconds * 1e3,
+                    "tokens": number * tokens_per_step,
+                    "tokens_per_second": tokens_per_step / seconds,
+                    "memory": {"peak_rss_bytes": peak.item()},
+                }), file=metrics, flush=True)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
