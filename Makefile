@@ -46,9 +46,8 @@ test: build ## every test
 	@ctest --test-dir $(BUILD) -j $(TEST_JOBS) --output-on-failure $(ARGS)
 
 bench: $(BUILD)/build.ninja ## nfold and its peers, turn by turn
-	@scripts/setup.sh bench
 	@cmake --build $(BUILD) -j $(JOBS) --target nfold
-	@$(PYTHON) bench/run.py $(ARGS)
+	@bench/peers/run.sh $(ARGS)
 
 format: ## clang-format every source
 	@scripts/setup.sh lint
