@@ -3,7 +3,9 @@
 #   nfold_layer(grad
 #     SOURCES grad_bucket.cc grad_reducer.cc
 #     DEPENDS param                      # layers below, never sideways
-#     LIBRARIES PkgConfig::XXHASH)       # outside libraries
+#     LIBRARIES PkgConfig::PCRE2)        # outside libraries; below train only
+#                                        # such that are headers alone, since
+#                                        # an installed layer must link alone
 #
 #   nfold_test(grad_bucket_test
 #     SOURCES grad_bucket_test.cc
@@ -25,15 +27,19 @@ endfunction()
 
 function(nfold_layer name)
   cmake_parse_arguments(arg "" "" "SOURCES;DEPENDS;LIBRARIES" ${ARGN})
+  set_property(GLOBAL APPEND PROPERTY NFOLD_LAYERS nfold_${name})
   if(NOT arg_SOURCES)
     add_library(nfold_${name} INTERFACE)
+    set_target_properties(nfold_${name} PROPERTIES EXPORT_NAME ${name})
     foreach(lower IN LISTS arg_DEPENDS)
       target_link_libraries(nfold_${name} INTERFACE nfold_${lower})
     endforeach()
     return()
   endif()
   add_library(nfold_${name} STATIC ${arg_SOURCES})
+  set_target_properties(nfold_${name} PROPERTIES EXPORT_NAME ${name})
   nfold_apply_common(nfold_${name})
+  target_compile_features(nfold_${name} PUBLIC cxx_std_20)
   target_link_libraries(nfold_${name}
     PUBLIC torch $<BUILD_INTERFACE:nfold_compiler>)
   foreach(lower IN LISTS arg_DEPENDS)
@@ -43,9 +49,9 @@ function(nfold_layer name)
     $<BUILD_INTERFACE:fmt::fmt-header-only>
     $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>)
   foreach(library IN LISTS arg_LIBRARIES)
-    target_link_libraries(nfold_${name} PRIVATE ${library})
+    target_link_libraries(nfold_${name} PRIVATE
+      $<BUILD_INTERFACE:${library}>)
   endforeach()
-  set_property(GLOBAL APPEND PROPERTY NFOLD_LAYERS nfold_${name})
 endfunction()
 
 function(nfold_test name)
