@@ -4,7 +4,6 @@
 # Safe to run again: does nothing when nothing has changed.
 #
 #   scripts/setup.sh          what building, training and testing need
-#   scripts/setup.sh bench    also the peers of `make bench`
 #   scripts/setup.sh lint     also the tools of `make format` and `make lint`
 #
 # NFOLD_PYTHON       the Python to make the environment with (3.10 or newer)
@@ -17,10 +16,11 @@ extra=${1:-}
 requirements=(requirements.txt)
 case $extra in
   "") ;;
-  bench) requirements+=(requirements-bench.txt) ;;
   lint) requirements+=(requirements-lint.txt) ;;
-  *) echo "setup: expected bench, lint or nothing, found \"$extra\"" >&2
-     exit 2 ;;
+  *)
+    echo "setup: expected lint or nothing, found \"$extra\"" >&2
+    exit 2
+    ;;
 esac
 
 torch=${NFOLD_TORCH:-torch==2.13.0}

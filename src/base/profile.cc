@@ -66,9 +66,8 @@ class Recorder {
   void restart() {
     const std::lock_guard lock(mutex_);
     // A thread that has ended no longer shares its track.
-    std::erase_if(tracks_, [](const auto& track) {
-      return track.use_count() == 1;
-    });
+    std::erase_if(tracks_,
+                  [](const auto& track) { return track.use_count() == 1; });
     for (const auto& track : tracks_) {
       const std::lock_guard track_lock(track->mutex);
       track->events.clear();
@@ -129,8 +128,8 @@ class TraceFile {
 };
 
 std::string quoted(std::string_view text) {
-  return nlohmann::json(text).dump(
-      -1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return nlohmann::json(text).dump(-1, ' ', false,
+                                   nlohmann::json::error_handler_t::replace);
 }
 
 std::string metadata_line(std::string_view kind, const Track& track,
@@ -146,11 +145,10 @@ std::string event_line(const Event& event, const Track& track,
   // end after the one around it.
   const std::int64_t begin = event.begin_ns - begin_ns;
   const std::int64_t duration = event.end_ns - event.begin_ns;
-  return fmt::format(
-      R"({{"ph":"X","name":{},"pid":{},"tid":{},"ts":{}.{:03},)"
-      R"("dur":{}.{:03}}})",
-      quoted(event.name), track.rank, track.id, begin / 1000, begin % 1000,
-      duration / 1000, duration % 1000);
+  return fmt::format(R"({{"ph":"X","name":{},"pid":{},"tid":{},"ts":{}.{:03},)"
+                     R"("dur":{}.{:03}}})",
+                     quoted(event.name), track.rank, track.id, begin / 1000,
+                     begin % 1000, duration / 1000, duration % 1000);
 }
 
 }  // namespace
