@@ -130,6 +130,7 @@ std::unique_ptr<Group> World::Impl::make_group_of(
   spec.timeout = options.timeout;
   auto group_store = c10::make_intrusive<c10d::PrefixStore>(
       fmt::format("group/{}/{}", number, name), store);
+  spec.store = c10::make_intrusive<c10d::PrefixStore>("failure", group_store);
   auto backend = make_gloo_backend(
       group_store, spec.rank, static_cast<int>(ranks.size()), options.timeout,
       interface_hint(ranks));
