@@ -232,6 +232,9 @@ struct SchedulerParams {
   std::int64_t last_batch_iteration = -1;
 };
 
+// The defaults that this type has where no key is given.
+SchedulerParams default_scheduler_params(SchedulerType type);
+
 struct SchedulerConfig {
   SchedulerType type = SchedulerType::kWarmupLr;
   SchedulerParams params;

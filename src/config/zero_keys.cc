@@ -1,0 +1,160 @@
+#include <limits>
+
+#include "config/config_key.h"
+
+namespace nfold {
+namespace {
+
+constexpr std::string_view kStage3 =
+    "belongs to stage 3, which this version lacks";
+constexpr std::string_view kOffload =
+    "belongs to offloading, which this version lacks";
+
+}  // namespace
+
+std::vector<ConfigKey> zero_keys() {
+  using enum KeyStatus;
+  const JsonRange positive{.least = 1};
+  const JsonRange not_negative{.least = 0};
+  const JsonRange fraction{.least = 0, .most = 1};
+  return {
+      {NFOLD_KEY(zero_optimization.stage), kHonoured,
+       "0: nothing is sharded; 1: optimizer state; 2: gradients too; 3: "
+       "parameters too",
+       {.least = 0, .most = 3}},
+      {NFOLD_KEY(zero_optimization.reduce_bucket_size), kHonoured,
+       "elements per gradient bucket; a unit larger than this has a bucket of "
+       "its own",
+       positive},
+      {NFOLD_KEY(zero_optimization.allgather_bucket_size), kHonoured,
+       "elements per all-gather of updated parameters", positive},
+      {NFOLD_KEY(zero_optimization.overlap_comm), kHonoured,
+       "reduce buckets while backward still runs; unset means true at stage 3 "
+       "only"},
+      {NFOLD_KEY(zero_optimization.reduce_scatter), kHonoured,
+       "false: all-reduce instead, with the same bits and more bytes sent"},
+      {NFOLD_KEY(zero_optimization.reduce_at_boundary), kHonoured,
+       "nfold's own key: add up unreduced gradients and reduce them once per "
+       "optimizer step; stages 0 and 1"},
+      {NFOLD_KEY(zero_optimization.ignore_unused_parameters), kHonoured,
+       "false: a trainable parameter without gradient is an error that names "
+       "it"},
+      {NFOLD_KEY(zero_optimization.compute_grad_norm), kHonoured,
+       "false: no gradient norm is computed or reported; needs stage 1 or 2 "
+       "and gradient_clipping 0"},
+      {NFOLD_KEY(zero_optimization.contiguous_gradients), kSubsumed,
+       "gradients always go to contiguous flat buckets"},
+      {NFOLD_KEY(zero_optimization.use_multi_rank_bucket_allreduce), kSubsumed,
+       "one collective per bucket always serves all owners"},
+      {NFOLD_KEY(zero_optimization.allgather_partitions), kSubsumed,
+       "updated parameters are always gathered, never broadcast rank by rank"},
+      {NFOLD_KEY(zero_optimization.round_robin_gradients), kSubsumed,
+       "every unit is split evenly over the ranks, so all of them copy alike"},
+      {NFOLD_KEY(zero_optimization.load_from_fp32_weights), kSubsumed,
+       "master weights are always restored from fp32"},
+      {NFOLD_KEY(zero_optimization.elastic_checkpoint), kSubsumed,
+       "what is saved never depends on the number of ranks"},
+      {NFOLD_KEY(zero_optimization.legacy_stage1), kIgnored,
+       "an older stage 1 that no longer exists"},
+      {NFOLD_KEY(zero_optimization.memory_efficient_linear), kSubsumed,
+       "no linear layer is replaced, and none keeps a gathered weight"},
+      {NFOLD_KEY(zero_optimization.parameter_alignment), kSubsumed,
+       "parameters always start on 64-byte boundaries"},
+      {NFOLD_KEY(zero_optimization.override_module_apply), kSubsumed,
+       "modules are not changed, so apply works as it does in libtorch"},
+      {NFOLD_KEY(zero_optimization.enable_sanity_checks), kSubsumed,
+       "states of units are always checked"},
+      {NFOLD_KEY(zero_optimization.save_muon_momentum_buffer_in_memory),
+       kIgnored, "belongs to Muon, which this version lacks"},
+
+      {NFOLD_KEY(zero_optimization.sub_group_size), kIgnored, kStage3,
+       positive},
+      {NFOLD_KEY(zero_optimization.stage3_prefetch_bucket_size), kIgnored,
+       kStage3, not_negative},
+      {NFOLD_KEY(zero_optimization.stage3_param_persistence_threshold),
+       kIgnored, kStage3, not_negative},
+      {NFOLD_KEY(zero_optimization.stage3_model_persistence_threshold),
+       kIgnored, kStage3, not_negative},
+      {NFOLD_KEY(zero_optimization.stage3_max_live_parameters), kIgnored,
+       kStage3, not_negative},
+      {NFOLD_KEY(zero_optimization.stage3_max_reuse_distance), kIgnored,
+       kStage3, not_negative},
+      {NFOLD_KEY(zero_optimization.stage3_gather_16bit_weights_on_model_save),
+       kIgnored, kStage3},
+      {NFOLD_KEY(zero_optimization.stage3_module_granularity_threshold),
+       kIgnored, kStage3, not_negative},
+      {NFOLD_KEY(zero_optimization.stage3_use_all_reduce_for_fetch_params),
+       kIgnored, kStage3},
+      {NFOLD_KEY(zero_optimization.stage3_allgather_sequential), kIgnored,
+       kStage3},
+      {NFOLD_KEY(zero_optimization.pipeline_loading_checkpoint), kIgnored,
+       kStage3},
+      {NFOLD_KEY(zero_optimization.log_trace_cache_warnings), kIgnored,
+       kStage3},
+      {NFOLD_KEY(zero_optimization.leaf_module.classes), kIgnored, kStage3},
+      {NFOLD_KEY(zero_optimization.leaf_module.names), kIgnored, kStage3},
+      {NFOLD_KEY(zero_optimization.leaf_module.name_suffixes), kIgnored,
+       kStage3},
+
+      {NFOLD_KEY(zero_optimization.zero_hpz_partition_size), kHonoured,
+       "ranks that hold a secondary shard together; 1: none", positive},
+      {NFOLD_KEY(zero_optimization.zero_quantized_weights), kHonoured,
+       "gather parameters in int8"},
+      {NFOLD_KEY(zero_optimization.zero_quantized_nontrainable_weights),
+       kHonoured, "keep frozen parameters in int8"},
+      {NFOLD_KEY(zero_optimization.zero_quantized_gradients), kHonoured,
+       "reduce gradients in int4"},
+      {"zero_optimization.zeropp_loco_param", {}, kHonoured,
+       "error feedback for quantized gradients"},
+      {NFOLD_KEY(zero_optimization.mics_shard_size), kHonoured,
+       "ranks in a shard group; -1: all"},
+      {NFOLD_KEY(zero_optimization.mics_hierarchical_params_gather), kHonoured,
+       "gather inside a machine and between machines in turn"},
+      {"zero_optimization.zenflow", {}, kHonoured,
+       "update the most important gradients first"},
+
+      {NFOLD_KEY(zero_optimization.offload_param.device), kHonoured,
+       "where parameters rest"},
+      {NFOLD_KEY(zero_optimization.offload_param.nvme_path), kIgnored,
+       kOffload},
+      {NFOLD_KEY(zero_optimization.offload_param.buffer_count), kIgnored,
+       kOffload, positive},
+      {NFOLD_KEY(zero_optimization.offload_param.buffer_size), kIgnored,
+       kOffload, positive},
+      {NFOLD_KEY(zero_optimization.offload_param.max_in_cpu), kIgnored,
+       kOffload, not_negative},
+      {NFOLD_KEY(zero_optimization.offload_param.pin_memory), kIgnored,
+       kOffload},
+      {NFOLD_KEY(zero_optimization.offload_optimizer.device), kHonoured,
+       "where optimizer state rests"},
+      {NFOLD_KEY(zero_optimization.offload_optimizer.nvme_path), kIgnored,
+       kOffload},
+      {NFOLD_KEY(zero_optimization.offload_optimizer.buffer_count), kIgnored,
+       kOffload, positive},
+      {NFOLD_KEY(zero_optimization.offload_optimizer.pin_memory), kIgnored,
+       kOffload},
+      {NFOLD_KEY(zero_optimization.offload_optimizer.pipeline_read), kIgnored,
+       kOffload},
+      {NFOLD_KEY(zero_optimization.offload_optimizer.pipeline_write), kIgnored,
+       kOffload},
+      {NFOLD_KEY(zero_optimization.offload_optimizer.fast_init), kIgnored,
+       kOffload},
+      {NFOLD_KEY(zero_optimization.offload_optimizer.ratio), kIgnored, kOffload,
+       fraction},
+      {NFOLD_KEY(zero_optimization.offload_optimizer.super_offload), kIgnored,
+       kOffload},
+      {NFOLD_KEY(zero_optimization.offload_optimizer.cpuadam_cores_perc),
+       kIgnored, kOffload, fraction},
+      {"zero_optimization.cpu_offload", {}, kHonoured,
+       "deprecated: true means offload_optimizer with device cpu"},
+      {"zero_optimization.cpu_offload_param", {}, kHonoured,
+       "deprecated: true means offload_param with device cpu"},
+      {"zero_optimization.cpu_offload_use_pin_memory", {}, kIgnored,
+       "deprecated; DeepSpeed ignores it too"},
+      {"allgather_size", {}, kHonoured,
+       "deprecated: allgather_bucket_size where zero_optimization is true or "
+       "false instead of an object"},
+  };
+}
+
+}  // namespace nfold
