@@ -27,11 +27,16 @@ struct DtypeName {
   at::ScalarType dtype;
 };
 constexpr DtypeName kDtypes[] = {
-    {"fp32", at::kFloat},        {"float32", at::kFloat},
-    {"float", at::kFloat},       {"torch.float32", at::kFloat},
-    {"fp16", at::kHalf},         {"float16", at::kHalf},
-    {"half", at::kHalf},         {"torch.float16", at::kHalf},
-    {"bf16", at::kBFloat16},     {"bfloat16", at::kBFloat16},
+    {"fp32", at::kFloat},
+    {"float32", at::kFloat},
+    {"float", at::kFloat},
+    {"torch.float32", at::kFloat},
+    {"fp16", at::kHalf},
+    {"float16", at::kHalf},
+    {"half", at::kHalf},
+    {"torch.float16", at::kHalf},
+    {"bf16", at::kBFloat16},
+    {"bfloat16", at::kBFloat16},
     {"torch.bfloat16", at::kBFloat16},
 };
 
@@ -133,7 +138,8 @@ std::span<const std::string_view> names_of(SchedulerType) {
 std::optional<at::ScalarType> dtype_of(std::string_view name) {
   std::string lower(name);
   for (char& letter : lower) {
-    letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
+    letter =
+        static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
   }
   for (const DtypeName& entry : kDtypes) {
     if (entry.name == lower) return entry.dtype;
@@ -188,8 +194,8 @@ std::string type_text(const ConfigKey& key) {
         if constexpr (std::is_same_v<decltype(field), std::monostate>) {
           return "any";
         } else {
-          using T = std::remove_reference_t<
-              decltype(field(std::declval<Config&>()))>;
+          using T =
+              std::remove_reference_t<decltype(field(std::declval<Config&>()))>;
           return type_name(static_cast<T*>(nullptr), key.range);
         }
       },

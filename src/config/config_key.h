@@ -135,11 +135,9 @@ std::vector<ConfigKey> service_keys();
 // Path and field of a key whose path is the C++ name of the field.
 #define NFOLD_KEY(name) \
   #name, +[](Config& config) -> auto& { return config.name; }
-#define NFOLD_OPTIMIZER_KEY(name)                                       \
-  "optimizer." #name, +[](Config& config) -> auto& {                    \
-    return config.optimizer->name;                                      \
-  }
-#define NFOLD_SCHEDULER_KEY(name)                                       \
-  "scheduler." #name, +[](Config& config) -> auto& {                    \
-    return config.scheduler->name;                                      \
-  }
+#define NFOLD_OPTIMIZER_KEY(name) \
+  "optimizer." #name,             \
+      +[](Config& config) -> auto& { return config.optimizer->name; }
+#define NFOLD_SCHEDULER_KEY(name) \
+  "scheduler." #name,             \
+      +[](Config& config) -> auto& { return config.scheduler->name; }

@@ -20,8 +20,8 @@ using Json = nlohmann::ordered_json;
 
 // Optimizers and schedulers of DeepSpeed's that nfold has no loop for.
 constexpr std::string_view kMissingOptimizers[] = {
-    "lamb",       "muon",         "muadam",     "muadamw", "musgd",
-    "onebitadam", "zerooneadam",  "onebitlamb", "lbfgs"};
+    "lamb",       "muon",        "muadam",     "muadamw", "musgd",
+    "onebitadam", "zerooneadam", "onebitlamb", "lbfgs"};
 
 // Whether a section of DeepSpeed's is there but switched off.
 bool is_off(const std::string& raw) {
@@ -221,19 +221,20 @@ class ConfigReader {
     const auto raw = object.raw(name);
     if (!raw || *raw == "null") return;
     if (key.path == "optimizer.params.max_grad_norm") {
-      object.violation(name, "is no setting of an optimizer; use "
-                             "gradient_clipping at the top level");
+      object.violation(name,
+                       "is no setting of an optimizer; use "
+                       "gradient_clipping at the top level");
       return;
     }
-    if (key.path == "$schema" || key.path.starts_with(
-                                     "zero_optimization.cpu_offload")) {
+    if (key.path == "$schema" ||
+        key.path.starts_with("zero_optimization.cpu_offload")) {
       return;  // the latter: read_offload_switches
     }
     if (key.path == "allgather_size") {
       if (zero_switch_.empty()) {
-        object.violation(
-            name, "is only read where zero_optimization is true; use "
-                  "zero_optimization.allgather_bucket_size");
+        object.violation(name,
+                         "is only read where zero_optimization is true; use "
+                         "zero_optimization.allgather_bucket_size");
       }
       return;
     }

@@ -4,7 +4,6 @@
 #include <c10/util/Exception.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-
 #include <unistd.h>
 
 #include <cmath>
@@ -151,8 +150,8 @@ TEST(ConfigZero, StageIsFrom0To3) {
 }
 
 TEST(ConfigZero, IntegersMayBeWrittenAsFloats) {
-  const Config config = read_zero(
-      "\"reduce_bucket_size\": 1e6, \"allgather_bucket_size\": 5e8");
+  const Config config =
+      read_zero("\"reduce_bucket_size\": 1e6, \"allgather_bucket_size\": 5e8");
   EXPECT_EQ(config.zero_optimization.reduce_bucket_size, 1'000'000);
   EXPECT_EQ(config.zero_optimization.allgather_bucket_size, 500'000'000);
   EXPECT_THAT(zero_error("\"reduce_bucket_size\": 1.5"),
@@ -208,7 +207,8 @@ TEST(ConfigZero, Stage3KeysHaveTwoNames) {
 
 TEST(ConfigZero, LeafModuleTakesATextOrAListWithoutRepeats) {
   const auto leaf = read_zero(R"("leaf_module": {"classes": "Block",
-      "names": ["a", "b", "a"]})").zero_optimization.leaf_module;
+      "names": ["a", "b", "a"]})")
+                        .zero_optimization.leaf_module;
   EXPECT_THAT(leaf.classes, ElementsAre("Block"));
   EXPECT_THAT(leaf.names, ElementsAre("a", "b"));
   EXPECT_THAT(leaf.name_suffixes, IsEmpty());
@@ -233,8 +233,8 @@ TEST(ConfigZero, DeprecatedOffloadSwitchesAreReadAsSections) {
                         "offloading is not available"));
   EXPECT_THAT(missing(R"({"zero_optimization": {"cpu_offload_param": true}})"),
               HasSubstr("zero_optimization.offload_param.device"));
-  const Config off = read_zero(
-      R"("cpu_offload": false, "cpu_offload_use_pin_memory": true)");
+  const Config off =
+      read_zero(R"("cpu_offload": false, "cpu_offload_use_pin_memory": true)");
   EXPECT_EQ(off.zero_optimization.offload_optimizer.device,
             OffloadDevice::kNone);
   EXPECT_THAT(off.notes,
@@ -339,11 +339,11 @@ TEST(ConfigPrecision, Fp16DefaultsAreDeepSpeeds) {
 TEST(ConfigPrecision, LossScaleIsANumberEvenInQuotes) {
   EXPECT_EQ(read(R"({"fp16": {"loss_scale": "3"}})").fp16.loss_scale, 3);
   EXPECT_EQ(read(R"({"fp16": {"loss_scale": 128}})").fp16.loss_scale, 128);
-  for (const char* value :
-       {"true", "\"abc\"", "\"inf\"", "\"nan\"", "\"-3\"", "-1", "null", "[]"}) {
-    EXPECT_THAT(error_of("{\"fp16\": {\"loss_scale\": " + std::string(value) +
-                         "}}"),
-                HasSubstr("fp16.loss_scale: expected a number of at least 0"))
+  for (const char* value : {"true", "\"abc\"", "\"inf\"", "\"nan\"", "\"-3\"",
+                            "-1", "null", "[]"}) {
+    EXPECT_THAT(
+        error_of("{\"fp16\": {\"loss_scale\": " + std::string(value) + "}}"),
+        HasSubstr("fp16.loss_scale: expected a number of at least 0"))
         << value;
   }
 }
@@ -351,16 +351,15 @@ TEST(ConfigPrecision, LossScaleIsANumberEvenInQuotes) {
 TEST(ConfigPrecision, DynamicLossScaleSettingsAreNumbersAlways) {
   for (const char* key : {"loss_scale_window", "min_loss_scale"}) {
     for (const char* value : {"true", "\"abc\"", "\"inf\"", "null"}) {
-      EXPECT_THAT(error_of("{\"fp16\": {\"" + std::string(key) +
-                           "\": " + value + "}}"),
-                  HasSubstr("fp16." + std::string(key)))
+      EXPECT_THAT(
+          error_of("{\"fp16\": {\"" + std::string(key) + "\": " + value + "}}"),
+          HasSubstr("fp16." + std::string(key)))
           << key << " " << value;
     }
     const std::string zero = "\"" + std::string(key) + "\": 0";
     EXPECT_NO_THROW(read("{\"fp16\": {" + zero + "}}"));
-    EXPECT_NO_THROW(
-        read("{\"fp16\": {\"enabled\": true, \"loss_scale\": 8, " + zero +
-             "}}"));
+    EXPECT_NO_THROW(read("{\"fp16\": {\"enabled\": true, \"loss_scale\": 8, " +
+                         zero + "}}"));
     EXPECT_THAT(error_of("{\"fp16\": {\"enabled\": true, " + zero + "}}"),
                 HasSubstr(std::string(key) +
                           ": expected a number above 0 for a dynamic loss "
@@ -398,10 +397,9 @@ TEST(ConfigPrecision, MasterFlagsNeedTheirModeAndASharedState) {
                        "fp16_master_weights_and_grads": true},
                        "zero_optimization": {"stage": 1}})")
                   .fp16.fp16_master_weights_and_grads);
-  EXPECT_THAT(
-      error_of(R"({"fp16": {"fp16_master_weights_and_grads": true}})"),
-      AllOf(HasSubstr("needs fp16.enabled true"),
-            HasSubstr("needs zero_optimization.stage 1, 2 or 3")));
+  EXPECT_THAT(error_of(R"({"fp16": {"fp16_master_weights_and_grads": true}})"),
+              AllOf(HasSubstr("needs fp16.enabled true"),
+                    HasSubstr("needs zero_optimization.stage 1, 2 or 3")));
   EXPECT_THAT(error_of(R"({"bf16": {"enabled": true,
                            "bf16_optimizer_states": true}})"),
               HasSubstr("needs bf16.bf16_master_weights_and_grads true"));
@@ -432,9 +430,9 @@ TEST(ConfigPrecision, DtypesAreReadInEverySpelling) {
   EXPECT_EQ(read(R"({"communication_data_type": null})").comm_dtype(),
             at::kFloat);
   for (const char* value : {"\"fp64\"", "\"int8\"", "16", "true"}) {
-    EXPECT_THAT(error_of("{\"communication_data_type\": " +
-                         std::string(value) + "}"),
-                HasSubstr("expected fp32, fp16 or bf16 but found"))
+    EXPECT_THAT(
+        error_of("{\"communication_data_type\": " + std::string(value) + "}"),
+        HasSubstr("expected fp32, fp16 or bf16 but found"))
         << value;
   }
 }
@@ -489,10 +487,10 @@ TEST(ConfigTopLevel, ReduceOpIsReadInAnyCase) {
 
 TEST(ConfigTopLevel, ScalingIsHonouredAtEveryStage) {
   for (int stage = 0; stage <= 2; ++stage) {
-    const Config config =
-        read("{\"prescale_gradients\": true, \"gradient_predivide_factor\": 2,"
-             "\"zero_optimization\": {\"stage\": " + std::to_string(stage) +
-             ", \"reduce_scatter\": true}}");
+    const Config config = read(
+        "{\"prescale_gradients\": true, \"gradient_predivide_factor\": 2,"
+        "\"zero_optimization\": {\"stage\": " +
+        std::to_string(stage) + ", \"reduce_scatter\": true}}");
     EXPECT_TRUE(config.prescale_gradients);
     EXPECT_EQ(config.gradient_predivide_factor, 2);
     EXPECT_THAT(config.notes, IsEmpty());
@@ -561,10 +559,9 @@ TEST(ConfigTopLevel, RemovedFeaturesAreErrorsUnlessSwitchedOff) {
 TEST(ConfigTopLevel, OtherSectionsOfDeepSpeedAreNoted) {
   const Config config = read(R"({"flops_profiler": {"enabled": true, "x": 1},
                                  "wandb": {"enabled": false}, "comet": {}})");
-  EXPECT_THAT(config.notes,
-              ElementsAre(HasSubstr("flops_profiler: no effect"),
-                          HasSubstr("wandb: no effect"),
-                          HasSubstr("comet: no effect")));
+  EXPECT_THAT(config.notes, ElementsAre(HasSubstr("flops_profiler: no effect"),
+                                        HasSubstr("wandb: no effect"),
+                                        HasSubstr("comet: no effect")));
 }
 
 TEST(ConfigTopLevel, SubsumedKeysAreNotedWithTheReason) {
@@ -720,8 +717,8 @@ TEST(ConfigScheduler, RequiredAndImpossibleSettingsAreErrors) {
   EXPECT_THAT(scheduler_error("WarmupCosineLR", "\"total_num_steps\": 10"),
               HasSubstr("expected at least warmup_num_steps, which is 1000"));
   for (const char* steps : {"0", "-1", "1.5", "\"many\""}) {
-    EXPECT_THAT(scheduler_error("WarmupLR", "\"warmup_num_steps\": " +
-                                                std::string(steps)),
+    EXPECT_THAT(scheduler_error("WarmupLR",
+                                "\"warmup_num_steps\": " + std::string(steps)),
                 HasSubstr("warmup_num_steps: expected an integer of at least "
                           "1"))
         << steps;

@@ -21,7 +21,8 @@ std::vector<ConfigKey> engine_keys() {
       {NFOLD_KEY(prescale_gradients), kHonoured,
        "divide gradients before they are summed over the ranks instead of "
        "after; at every stage"},
-      {NFOLD_KEY(gradient_predivide_factor), kHonoured,
+      {NFOLD_KEY(gradient_predivide_factor),
+       kHonoured,
        "divide gradients by this before the sum over the ranks and by ranks / "
        "factor after it; at every stage",
        {.least = 0, .least_is_open = true}},

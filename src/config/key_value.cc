@@ -20,8 +20,7 @@ void remove_repeats(std::vector<std::string>& items) {
 }
 
 // DeepSpeed takes "3" for 3 here, and only here.
-bool read_quoted(JsonObject& object, const std::string& name,
-                        double& value) {
+bool read_quoted(JsonObject& object, const std::string& name, double& value) {
   const auto raw = object.raw(name);
   if (!raw || raw->size() < 3 || raw->front() != '"') return false;
   const Json number = Json::parse(raw->substr(1, raw->size() - 2), nullptr,
@@ -32,7 +31,7 @@ bool read_quoted(JsonObject& object, const std::string& name,
 }
 
 bool read_dtype(JsonObject& object, const std::string& name,
-                       at::ScalarType& value) {
+                at::ScalarType& value) {
   const auto raw = object.raw(name);
   if (!raw) return false;
   std::optional<at::ScalarType> dtype;

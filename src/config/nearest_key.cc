@@ -24,8 +24,8 @@ std::size_t edit_distance(std::string_view left, std::string_view right) {
     row[0] = i;
     for (std::size_t j = 1; j <= right.size(); ++j) {
       const bool same = is_same_letter(left[i - 1], right[j - 1]);
-      row[j] = std::min({last[j] + 1, row[j - 1] + 1,
-                         last[j - 1] + (same ? 0U : 1U)});
+      row[j] = std::min(
+          {last[j] + 1, row[j - 1] + 1, last[j - 1] + (same ? 0U : 1U)});
       if (i > 1 && j > 1 && is_same_letter(left[i - 1], right[j - 2]) &&
           is_same_letter(left[i - 2], right[j - 1])) {
         row[j] = std::min(row[j], before_last[j - 2] + 1);

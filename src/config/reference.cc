@@ -140,8 +140,9 @@ std::string typed_default(const ConfigKey& key) {
   for (const auto& [type, config] : typed_configs<Type>()) {
     if (!has_key(config, key)) continue;
     const std::string value = value_text(config, key);
-    auto found = std::find_if(values.begin(), values.end(),
-                              [&](auto& entry) { return entry.first == value; });
+    auto found = std::find_if(values.begin(), values.end(), [&](auto& entry) {
+      return entry.first == value;
+    });
     if (found == values.end()) {
       values.push_back({value, {}});
       found = std::prev(values.end());

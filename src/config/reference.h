@@ -1,8 +1,8 @@
 // File: reference.h
 //
-// The table of keys as text for people and for editors. `nfold-config-reference`
-// prints both; docs/configuration.md and docs/config.schema.json are its
-// output.
+// The table of keys as text for people and for editors.
+// `nfold-config-reference` prints both; docs/configuration.md and
+// docs/config.schema.json are its output.
 //
 // Pure functions.
 #pragma once

@@ -11,8 +11,8 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: nfold-config-reference [--schema]\n");
     return 2;
   }
-  const std::string text = wants_schema ? nfold::reference_schema()
-                                        : nfold::reference_markdown();
+  const std::string text =
+      wants_schema ? nfold::reference_schema() : nfold::reference_markdown();
   return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() ? 0
                                                                          : 1;
 }

@@ -51,9 +51,9 @@ Json field_schema(T* /*tag*/, const JsonRange& range) {
 
 template <typename T>
 Json field_schema(std::optional<T>* /*tag*/, const JsonRange& range) {
-  return {{"anyOf",
-           {field_schema(static_cast<T*>(nullptr), range),
-            {{"type", "null"}}}}};
+  return {
+      {"anyOf",
+       {field_schema(static_cast<T*>(nullptr), range), {{"type", "null"}}}}};
 }
 
 Json key_schema(const ConfigKey& key) {
@@ -62,8 +62,8 @@ Json key_schema(const ConfigKey& key) {
         if constexpr (std::is_same_v<decltype(field), std::monostate>) {
           return Json::object();
         } else {
-          using T = std::remove_reference_t<
-              decltype(field(std::declval<Config&>()))>;
+          using T =
+              std::remove_reference_t<decltype(field(std::declval<Config&>()))>;
           return field_schema(static_cast<T*>(nullptr), key.range);
         }
       },

@@ -34,8 +34,8 @@ TEST(Reference, EveryKeyHasARow) {
   const std::string page = reference_markdown();
   const auto schema = nlohmann::json::parse(reference_schema());
   for (const ConfigKey& key : config_keys()) {
-    EXPECT_THAT(page, testing::HasSubstr("| `" + std::string(leaf_of(key.path)) +
-                                         "` |"));
+    EXPECT_THAT(page, testing::HasSubstr(
+                          "| `" + std::string(leaf_of(key.path)) + "` |"));
     const nlohmann::json* node = &schema;
     std::string rest(key.path);
     while (node != nullptr && !rest.empty()) {

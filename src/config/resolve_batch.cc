@@ -2,7 +2,8 @@
 #include <c10/util/safe_numerics.h>
 #include <fmt/format.h>
 
-#include <vector>
+#include <optional>
+#include <string>
 
 #include "nfold/config.h"
 
@@ -13,7 +14,8 @@ constexpr const char* kBatch = "train_batch_size";
 constexpr const char* kMicro = "train_micro_batch_size_per_gpu";
 constexpr const char* kSteps = "gradient_accumulation_steps";
 
-void check_positive(const char* name, const std::optional<std::int64_t>& value) {
+void check_positive(const char* name,
+                    const std::optional<std::int64_t>& value) {
   TORCH_CHECK_VALUE(!value || *value > 0, name,
                     ": expected an integer of at least 1 but found ", *value);
 }
@@ -42,10 +44,9 @@ std::int64_t product_of(std::int64_t micro, std::int64_t steps,
 // batch.
 void check_divisible(std::int64_t batch, std::int64_t unit,
                      const std::string& factors) {
-  TORCH_CHECK_VALUE(
-      batch % unit == 0, kBatch, ": expected a multiple of ", factors,
-      " but found ", batch, "; the nearest that fit are ",
-      neighbours(batch, unit));
+  TORCH_CHECK_VALUE(batch % unit == 0, kBatch, ": expected a multiple of ",
+                    factors, " but found ", batch,
+                    "; the nearest that fit are ", neighbours(batch, unit));
 }
 
 }  // namespace
@@ -67,10 +68,10 @@ BatchSizes resolve_batch(const Config& config, int data_parallel_size) {
   const std::string rank_text = fmt::format("{} ranks", ranks);
   if (batch && micro && steps) {
     const std::int64_t product = product_of(*micro, *steps, ranks);
-    TORCH_CHECK_VALUE(
-        *batch == product, kBatch, ": expected ", product, " (", kMicro, " ",
-        *micro, " x ", kSteps, " ", *steps, " x ", rank_text, ") but found ",
-        *batch, "; correct it, or leave one of the three out");
+    TORCH_CHECK_VALUE(*batch == product, kBatch, ": expected ", product, " (",
+                      kMicro, " ", *micro, " x ", kSteps, " ", *steps, " x ",
+                      rank_text, ") but found ", *batch,
+                      "; correct it, or leave one of the three out");
     return {*batch, *micro, *steps};
   }
   if (batch && micro) {
@@ -82,10 +83,10 @@ BatchSizes resolve_batch(const Config& config, int data_parallel_size) {
   if (batch) {
     const std::int64_t num_steps = steps.value_or(1);
     const std::int64_t unit = product_of(1, num_steps, ranks);
-    check_divisible(*batch, unit,
-                    steps ? fmt::format("{} {} x {}", kSteps, num_steps,
-                                        rank_text)
-                          : rank_text);
+    check_divisible(
+        *batch, unit,
+        steps ? fmt::format("{} {} x {}", kSteps, num_steps, rank_text)
+              : rank_text);
     return {*batch, *batch / unit, num_steps};
   }
   const std::int64_t num_steps = steps.value_or(1);

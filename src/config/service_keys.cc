@@ -14,7 +14,8 @@ constexpr std::string_view kCounted =
     "calls and bytes of every collective are always counted";
 constexpr std::string_view kDiagnostics =
     "a section of DeepSpeed's that changes no result";
-constexpr std::string_view kRemoved = "a feature of DeepSpeed's, if switched on";
+constexpr std::string_view kRemoved =
+    "a feature of DeepSpeed's, if switched on";
 
 }  // namespace
 
@@ -87,7 +88,9 @@ std::vector<ConfigKey> service_keys() {
       {"torch_autocast", {}, kIgnored, kRemoved},
       {"tensor_parallel", {}, kIgnored, kRemoved},
       {"pipeline", {}, kIgnored, kRemoved},
-      {"$schema", {}, kIgnored,
+      {"$schema",
+       {},
+       kIgnored,
        "where an editor finds the schema of this table"},
   };
 }

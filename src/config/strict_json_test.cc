@@ -256,10 +256,10 @@ TEST(StrictJson, CommentsAreSkipped) {
 
 TEST(StrictJson, TextThatIsNotJsonSaysWhere) {
   const auto nothing = [](JsonObject&) {};
-  EXPECT_THAT(error_of("{\n  \"a\": 1,,\n}", nothing),
-              testing::AllOf(HasSubstr("run.json: not readable as JSON"),
-                             HasSubstr("line 2"),
-                             Not(HasSubstr("json.exception"))));
+  EXPECT_THAT(
+      error_of("{\n  \"a\": 1,,\n}", nothing),
+      testing::AllOf(HasSubstr("run.json: not readable as JSON"),
+                     HasSubstr("line 2"), Not(HasSubstr("json.exception"))));
   EXPECT_THAT(error_of("", nothing), HasSubstr("not readable as JSON"));
   EXPECT_THAT(error_of("{\"a\": 1e999}", nothing),
               HasSubstr("not readable as JSON"));

@@ -48,8 +48,9 @@ const std::vector<Unavailable>& unavailable_keys() {
       {"checkpoint.use_node_local_storage",
        "only a file system shared by all ranks is available in this version; "
        "use false"},
-      {"aio.use_gds", "files are read through the CPU in this version; use "
-                      "false"},
+      {"aio.use_gds",
+       "files are read through the CPU in this version; use "
+       "false"},
       {"nebula", "not available; remove it"},
       {"amp", "Apex amp is not available; use bf16 or fp16"},
       {"compression_training", "not available; remove it"},

@@ -99,8 +99,9 @@ void check_precision(const Config& config, JsonObject& reader) {
       reader.violation(path, fmt::format("needs {} true", mode));
     }
     if (!is_sharded) {
-      reader.violation(path, "needs zero_optimization.stage 1, 2 or 3 but "
-                             "found 0");
+      reader.violation(path,
+                       "needs zero_optimization.stage 1, 2 or 3 but "
+                       "found 0");
     }
   };
   check_master("fp16.fp16_master_weights_and_grads",
