@@ -85,7 +85,7 @@ const std::vector<KeyAlias>& key_aliases();
 // A key, or a value of it, that this version lacks.
 struct Unavailable {
   std::string_view path;
-  // What is missing, and what to use instead.
+  // What is missing; what to use instead. Two phrases with "; " between.
   std::string_view text;
   // Empty: any value but the default.
   bool (*applies)(const Config&) = nullptr;

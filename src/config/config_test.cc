@@ -405,6 +405,15 @@ TEST(ConfigPrecision, MasterFlagsNeedTheirModeAndASharedState) {
               HasSubstr("needs bf16.bf16_master_weights_and_grads true"));
 }
 
+TEST(ConfigPrecision, Bf16MasterWeightsAreNotAvailable) {
+  EXPECT_THAT(missing(R"({"bf16": {"enabled": true,
+                          "bf16_master_weights_and_grads": true,
+                          "bf16_optimizer_states": true},
+                          "zero_optimization": {"stage": 1}})"),
+              AllOf(HasSubstr("2 problems"),
+                    HasSubstr("use false, which keeps them in fp32")));
+}
+
 TEST(ConfigPrecision, DtypesFollowTheMode) {
   const Config fp32 = read("{}");
   EXPECT_EQ(fp32.param_dtype(), at::kFloat);
@@ -601,7 +610,7 @@ TEST(ConfigOptimizer, ReadsItsSettings) {
   const OptimizerParams params =
       read(R"({"optimizer": {"type": "Adam", "params": {"lr": 3e-4,
                "betas": [0.8, 0.95], "eps": 1e-6, "weight_decay": 0.1,
-               "adam_w_mode": false, "torch_adam": true,
+               "adam_w_mode": false,
                "bias_correction": false}}})")
           .optimizer->params;
   EXPECT_EQ(params.lr, 3e-4);
@@ -609,7 +618,6 @@ TEST(ConfigOptimizer, ReadsItsSettings) {
   EXPECT_EQ(params.eps, 1e-6);
   EXPECT_EQ(params.weight_decay, 0.1);
   EXPECT_FALSE(params.adam_w_mode);
-  EXPECT_TRUE(params.torch_adam);
   EXPECT_FALSE(params.bias_correction);
 }
 
@@ -658,13 +666,16 @@ TEST(ConfigOptimizer, UnknownAndMissingTypesListWhatThereIs) {
   }
 }
 
-TEST(ConfigOptimizer, AmsgradNeedsTorchAdam) {
-  EXPECT_THAT(missing(R"({"optimizer": {"type": "Adam",
-                          "params": {"amsgrad": true}}})"),
-              HasSubstr("use torch_adam true"));
+TEST(ConfigOptimizer, TorchLoopsAlwaysCorrectTheBias) {
   EXPECT_TRUE(read(R"({"optimizer": {"type": "Adam",
-                       "params": {"amsgrad": true, "torch_adam": true}}})")
+                       "params": {"amsgrad": true}}})")
                   .optimizer->params.amsgrad);
+  for (const char* key : {"amsgrad", "torch_adam"}) {
+    EXPECT_THAT(error_of(R"({"optimizer": {"type": "Adam", "params":
+                             {"bias_correction": false, ")" +
+                         std::string(key) + "\": true}}}"),
+                HasSubstr("optimizer.params.bias_correction: expected true"));
+  }
 }
 
 TEST(ConfigScheduler, DefaultsAreDeepSpeeds) {
@@ -758,6 +769,31 @@ TEST(ConfigAuto, IsTakenAsTheDefaultAndNoted) {
               HasSubstr("total_num_steps: is required"));
 }
 
+// The shape of the files that go around with trainers built on DeepSpeed.
+TEST(ConfigAuto, ATypicalTrainersFileIsRead) {
+  const Config config = read(R"({
+    "fp16": {"enabled": "auto", "loss_scale": 0, "loss_scale_window": 1000,
+             "initial_scale_power": 16, "hysteresis": 2, "min_loss_scale": 1},
+    "bf16": {"enabled": "auto"},
+    "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto",
+                  "eps": "auto", "weight_decay": "auto"}},
+    "scheduler": {"type": "WarmupLR", "params": {"warmup_min_lr": "auto",
+                  "warmup_max_lr": "auto", "warmup_num_steps": "auto"}},
+    "zero_optimization": {"stage": 2,
+      "offload_optimizer": {"device": "none", "pin_memory": true},
+      "allgather_partitions": true, "allgather_bucket_size": 2e8,
+      "overlap_comm": true, "reduce_scatter": true,
+      "reduce_bucket_size": 2e8, "contiguous_gradients": true},
+    "gradient_accumulation_steps": "auto", "gradient_clipping": "auto",
+    "steps_per_print": 2000, "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto", "wall_clock_breakdown": false})");
+  EXPECT_EQ(config.zero_optimization.stage, 2);
+  EXPECT_EQ(config.zero_optimization.reduce_bucket_size, 200'000'000);
+  EXPECT_TRUE(config.zero_optimization.overlap_comm);
+  EXPECT_EQ(config.param_dtype(), at::kFloat);
+  EXPECT_EQ(config.optimizer->type, OptimizerType::kAdamW);
+}
+
 TEST(ConfigErrors, AreReportedAllAtOnce) {
   EXPECT_EQ(
       error_of(R"({"fp16": {"enabled": "true"}, "bf16": {"enabld": true},
@@ -820,6 +856,7 @@ TEST(ConfigKeys, EveryPathIsUniqueAndDescribed) {
   }
   for (const Unavailable& row : unavailable_keys()) {
     EXPECT_TRUE(paths.contains(row.path)) << row.path;
+    EXPECT_THAT(row.text, HasSubstr("; ")) << row.path;
   }
   for (const KeyAlias& alias : key_aliases()) {
     EXPECT_TRUE(paths.contains(alias.path)) << alias.path;

@@ -24,7 +24,7 @@ std::vector<ConfigKey> engine_keys() {
       {NFOLD_KEY(gradient_predivide_factor),
        kHonoured,
        "divide gradients by this before the sum over the ranks and by ranks / "
-       "factor after it; at every stage",
+       "factor after it, at every stage; no effect with prescale_gradients",
        {.least = 0, .least_is_open = true}},
       {NFOLD_KEY(gradient_allreduce_op), kHonoured,
        "mean over the ranks, or the plain sum"},
@@ -74,7 +74,7 @@ std::vector<ConfigKey> engine_keys() {
       {NFOLD_KEY(fp16.min_loss_scale), kHonoured,
        "an overflow at this loss scale is an error"},
       {NFOLD_KEY(fp16.fp16_master_weights_and_grads), kHonoured,
-       "keep master weights and gradient shards in fp16"},
+       "keep master weights in fp16; gradients stay in grad_accum_dtype"},
       {NFOLD_KEY(bf16.enabled), kHonoured,
        "parameters and activations in bf16, with fp32 master weights"},
       {NFOLD_KEY(bf16.immediate_grad_update), kSubsumed,
@@ -91,7 +91,9 @@ std::vector<ConfigKey> engine_keys() {
       {NFOLD_KEY(data_types.param_dtype), kHonoured,
        "must agree with fp16 and bf16, which choose it"},
       {NFOLD_KEY(data_types.buffer_dtype), kHonoured,
-       "dtype of floating-point buffers; unset leaves them as they are"},
+       "dtype of floating-point buffers; unset means the parameters' dtype "
+       "with "
+       "fp16 or bf16, else leaves them as they are"},
   };
 }
 

@@ -41,7 +41,8 @@ std::vector<ConfigKey> optimizer_keys() {
        kAdams},
       {NFOLD_OPTIMIZER_KEY(params.amsgrad),
        kHonoured,
-       "keep the greatest second moment",
+       "keep the greatest second moment; torch::optim's loop, as with "
+       "torch_adam",
        {},
        kAdams},
       {NFOLD_OPTIMIZER_KEY(params.momentum), kHonoured,

@@ -105,7 +105,9 @@ const Unavailable* find_unavailable(const ConfigKey& key) {
 std::string status_text(const ConfigKey& key) {
   const Unavailable* missing = find_unavailable(key);
   if (missing != nullptr && missing->applies == nullptr) {
-    return fmt::format("**not available**: {}", missing->text);
+    // What is missing is what the key does; only what to do instead is new.
+    return fmt::format("**not available**: {}{}", key.effect,
+                       missing->text.substr(missing->text.find("; ")));
   }
   std::string_view word = "honoured";
   if (key.status == KeyStatus::kSubsumed) word = "subsumed";

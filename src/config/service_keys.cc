@@ -15,7 +15,7 @@ constexpr std::string_view kCounted =
 constexpr std::string_view kDiagnostics =
     "a section of DeepSpeed's that changes no result";
 constexpr std::string_view kRemoved =
-    "a feature of DeepSpeed's, if switched on";
+    "a feature of DeepSpeed's that changes the training";
 
 }  // namespace
 

@@ -34,11 +34,12 @@ const std::vector<Unavailable>& unavailable_keys() {
        "ZenFlow is not available in this version; remove it"},
       {"zero_optimization.legacy_stage1",
        "the old stage 1 does not exist; use false with stage 1"},
-      {"optimizer.params.amsgrad",
-       "nfold's Adam has no amsgrad; use torch_adam true with it",
-       [](const Config& c) {
-         return c.optimizer->params.amsgrad && !c.optimizer->params.torch_adam;
-       }},
+      {"bf16.bf16_master_weights_and_grads",
+       "master weights in bf16 are not available in this version; use false, "
+       "which keeps them in fp32"},
+      {"bf16.bf16_optimizer_states",
+       "optimizer state in bf16 is not available in this version; use false, "
+       "which keeps it in fp32"},
       {"disable_allgather",
        "parameters are always gathered in this version; use false"},
       {"use_data_before_expert_parallelism",

@@ -182,6 +182,14 @@ void check_optimizer(const OptimizerConfig& optimizer, JsonObject& reader) {
     reader.violation("optimizer.params.nesterov",
                      "true needs momentum above 0 and dampening 0");
   }
+  const bool is_adam = optimizer.type == OptimizerType::kAdam ||
+                       optimizer.type == OptimizerType::kAdamW;
+  if (is_adam && !params.bias_correction &&
+      (params.torch_adam || params.amsgrad)) {
+    reader.violation("optimizer.params.bias_correction",
+                     "expected true, as torch_adam and amsgrad take "
+                     "torch::optim's loop, which always corrects");
+  }
 }
 
 void check_scheduler(const SchedulerConfig& scheduler, JsonObject& reader) {
