@@ -192,11 +192,10 @@ constexpr Family kOpenMpi{"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
 Family mpich_family(const Reader& env) {
   // srun with its PMI-2 plugin sets PMI_RANK, but the rank on the host only
   // under Slurm's own name.
-  return {env.has("PMI_RANK") ? Name("PMI_RANK") : Name("PMIX_RANK"),
-          "PMI_SIZE",
-          env.first_set(
-              {"MPI_LOCALRANKID", "PALS_LOCAL_RANKID", "SLURM_LOCALID"}),
-          env.first_set({"MPI_LOCALNRANKS", "PALS_LOCAL_SIZE"})};
+  return {
+      env.has("PMI_RANK") ? Name("PMI_RANK") : Name("PMIX_RANK"), "PMI_SIZE",
+      env.first_set({"MPI_LOCALRANKID", "PALS_LOCAL_RANKID", "SLURM_LOCALID"}),
+      env.first_set({"MPI_LOCALNRANKS", "PALS_LOCAL_SIZE"})};
 }
 
 Family slurm_family(const Reader& env) {
@@ -230,9 +229,8 @@ void read_open_mpi(Reader& env, LauncherEnvironment& job) {
   read_ranks(env, kOpenMpi, job);
   // The job id of mpirun comes from its process id and so comes again; the
   // transport key is random.
-  job.attempt =
-      env.first_text({"OMPI_MCA_orte_precondition_transports",
-                      "PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"});
+  job.attempt = env.first_text({"OMPI_MCA_orte_precondition_transports",
+                                "PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"});
 }
 
 void read_slurm_step(Reader& env, LauncherEnvironment& job) {
@@ -250,9 +248,9 @@ void read_slurm_step(Reader& env, LauncherEnvironment& job) {
   } else if (per_host && *per_host * num_hosts.value_or(1) == job.size) {
     job.local_size = per_host;
   }
-  job.attempt = fmt::format(
-      "{}.{}", env.first_text({"SLURM_JOB_ID", "SLURM_JOBID"}),
-      env.first_text({"SLURM_STEP_ID", "SLURM_STEPID"}));
+  job.attempt =
+      fmt::format("{}.{}", env.first_text({"SLURM_JOB_ID", "SLURM_JOBID"}),
+                  env.first_text({"SLURM_STEP_ID", "SLURM_STEPID"}));
   if (job.attempt == ".") job.attempt.clear();
 }
 
@@ -263,8 +261,8 @@ void read_mpich(Reader& env, LauncherEnvironment& job) {
   }
   env.require(names.rank, {"PMI_SIZE"});
   read_ranks(env, names, job);
-  job.attempt = env.first_text({"PALS_APID", "PMI_JOBID", "PMIX_NAMESPACE",
-                                "SLURM_JOB_ID"});
+  job.attempt = env.first_text(
+      {"PALS_APID", "PMI_JOBID", "PMIX_NAMESPACE", "SLURM_JOB_ID"});
 }
 
 // Where the ranks of mpirun and srun meet: as MASTER_ADDR and MASTER_PORT say,

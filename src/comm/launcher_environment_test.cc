@@ -133,9 +133,8 @@ TEST(LauncherEnvironment, ReadsOpenMpiOnOneHostWithADerivedPort) {
 }
 
 TEST(LauncherEnvironment, OpenMpiWithAnAddressUsesIt) {
-  const auto job = read_launcher_environment(
-      with(kOpenMpiVariables,
-           {{"MASTER_ADDR", "head"}, {"MASTER_PORT", "4000"}}));
+  const auto job = read_launcher_environment(with(
+      kOpenMpiVariables, {{"MASTER_ADDR", "head"}, {"MASTER_PORT", "4000"}}));
   EXPECT_EQ(job.master_addr, "head");
   EXPECT_EQ(job.master_port, 4000);
   EXPECT_FALSE(job.is_port_derived);
@@ -299,10 +298,11 @@ TEST(LauncherEnvironment, RejectsWhatIsOutOfRange) {
 }
 
 TEST(LauncherEnvironment, ReportsEverythingAtOnce) {
-  EXPECT_THAT(error_of({{"RANK", "3"}, {"WORLD_SIZE", "2"}, {"LOCAL_RANK", "x"}}),
-              AllOf(HasSubstr("RANK=3 must be below WORLD_SIZE=2"),
-                    HasSubstr("LOCAL_RANK=x"), HasSubstr("MASTER_ADDR"),
-                    HasSubstr("MASTER_PORT")));
+  EXPECT_THAT(
+      error_of({{"RANK", "3"}, {"WORLD_SIZE", "2"}, {"LOCAL_RANK", "x"}}),
+      AllOf(HasSubstr("RANK=3 must be below WORLD_SIZE=2"),
+            HasSubstr("LOCAL_RANK=x"), HasSubstr("MASTER_ADDR"),
+            HasSubstr("MASTER_PORT")));
 }
 
 TEST(LauncherEnvironment, RejectsLaunchersThatDisagree) {
@@ -311,10 +311,9 @@ TEST(LauncherEnvironment, RejectsLaunchersThatDisagree) {
                              {"MASTER_ADDR", "localhost"},
                              {"MASTER_PORT", "29500"}};
   EXPECT_EQ(error_of(with(torch, kOpenMpiVariables)), "no error");
-  EXPECT_THAT(
-      error_of(with(with(torch, kOpenMpiVariables), {{"RANK", "0"}})),
-      AllOf(HasSubstr("RANK=0 contradicts OMPI_COMM_WORLD_RANK=1"),
-            Not(HasSubstr("WORLD_SIZE=2 contradicts"))));
+  EXPECT_THAT(error_of(with(with(torch, kOpenMpiVariables), {{"RANK", "0"}})),
+              AllOf(HasSubstr("RANK=0 contradicts OMPI_COMM_WORLD_RANK=1"),
+                    Not(HasSubstr("WORLD_SIZE=2 contradicts"))));
   EXPECT_THAT(
       error_of(with(with(torch, kOpenMpiVariables), {{"WORLD_SIZE", "4"}})),
       HasSubstr("WORLD_SIZE=4 contradicts OMPI_COMM_WORLD_SIZE=2"));

@@ -32,8 +32,8 @@ void check_group_ranks(const std::string& name, const std::vector<int>& ranks,
                     "' has no ranks");
   std::vector<int> sorted = ranks;
   std::sort(sorted.begin(), sorted.end());
-  TORCH_CHECK_VALUE(sorted.front() >= 0 && sorted.back() < size, "[rank ",
-                    rank, "] group '", name, "' has the ranks ", list_of(ranks),
+  TORCH_CHECK_VALUE(sorted.front() >= 0 && sorted.back() < size, "[rank ", rank,
+                    "] group '", name, "' has the ranks ", list_of(ranks),
                     " but those of the world are 0 to ", size - 1);
   TORCH_CHECK_VALUE(
       std::adjacent_find(sorted.begin(), sorted.end()) == sorted.end(),
@@ -110,10 +110,9 @@ void World::Impl::join() {
 
 std::string World::Impl::interface_hint(const std::vector<int>& ranks) const {
   const std::string& own = hosts[static_cast<std::size_t>(job.rank)];
-  const bool is_one_host =
-      std::all_of(ranks.begin(), ranks.end(), [&](int rank) {
-        return hosts[static_cast<std::size_t>(rank)] == own;
-      });
+  const bool is_one_host = std::all_of(
+      ranks.begin(), ranks.end(),
+      [&](int rank) { return hosts[static_cast<std::size_t>(rank)] == own; });
   return is_one_host ? "lo" : "";
 }
 
@@ -131,9 +130,9 @@ std::unique_ptr<Group> World::Impl::make_group_of(
   auto group_store = c10::make_intrusive<c10d::PrefixStore>(
       fmt::format("group/{}/{}", number, name), store);
   spec.store = c10::make_intrusive<c10d::PrefixStore>("failure", group_store);
-  auto backend = make_gloo_backend(
-      group_store, spec.rank, static_cast<int>(ranks.size()), options.timeout,
-      interface_hint(ranks));
+  auto backend =
+      make_gloo_backend(group_store, spec.rank, static_cast<int>(ranks.size()),
+                        options.timeout, interface_hint(ranks));
   return make_group(std::move(spec), std::move(backend));
 }
 
@@ -151,9 +150,9 @@ World World::from_environment(const WorldOptions& options) {
   impl->join();
   const LauncherEnvironment& joined = impl->job;
   if (joined.size > 1) {
-    log_info("world: {} ranks, {} on this host, launcher {}, met at {}:{}",
-             joined.size, impl->local_size, name_of(joined.launcher),
-             joined.master_addr, joined.master_port);
+    log_info("world: {} ranks, {} on this host, met at {}:{} (variables of {})",
+             joined.size, impl->local_size, joined.master_addr,
+             joined.master_port, name_of(joined.launcher));
   } else {
     log_debug("world: one process, launcher {}", name_of(joined.launcher));
   }

@@ -72,8 +72,8 @@ std::string port_advice(const LauncherEnvironment& job) {
                   "launcher {}): {}. Does {} run, and is this its host? "
                   "MASTER_ADDR must name the host of rank 0.",
                   job.rank, job.size, address,
-                  seconds_of(options.rendezvous_timeout),
-                  name_of(job.launcher), first_line_of(error),
+                  seconds_of(options.rendezvous_timeout), name_of(job.launcher),
+                  first_line_of(error),
                   job.uses_agent_store ? "the launcher's agent" : "rank 0"));
 }
 
@@ -112,8 +112,7 @@ c10::intrusive_ptr<c10d::Store> connect_store(const LauncherEnvironment& job,
   store_options.timeout = options.rendezvous_timeout;
   c10::intrusive_ptr<c10d::Store> store;
   try {
-    store =
-        c10::make_intrusive<c10d::TCPStore>(job.master_addr, store_options);
+    store = c10::make_intrusive<c10d::TCPStore>(job.master_addr, store_options);
   } catch (const std::exception& error) {
     raise_no_store(job, serves, options, error);
   }
@@ -157,12 +156,13 @@ std::vector<std::string> meet(c10d::Store& store, const RollCall& self,
     if (num_missing == 0) throw;
     C10_THROW_ERROR(
         DistStoreError,
-        fmt::format("[rank {}] {} of {} ranks arrived at {} within {}; missing: "
-                    "{}. Did every rank start, with the same WORLD_SIZE and "
-                    "MASTER_ADDR? WorldOptions::rendezvous_timeout sets the "
-                    "limit.",
-                    self.rank, self.size - num_missing, self.size, self.address,
-                    seconds_of(options.rendezvous_timeout), missing));
+        fmt::format(
+            "[rank {}] {} of {} ranks arrived at {} within {}; missing: "
+            "{}. Did every rank start, with the same WORLD_SIZE and "
+            "MASTER_ADDR? WorldOptions::rendezvous_timeout sets the "
+            "limit.",
+            self.rank, self.size - num_missing, self.size, self.address,
+            seconds_of(options.rendezvous_timeout), missing));
   } catch (const c10::DistError& error) {
     C10_THROW_ERROR(
         DistStoreError,

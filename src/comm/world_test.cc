@@ -45,9 +45,8 @@ std::vector<std::string> errors_of_ranks(int size,
 
 void run_worlds(int size, const std::function<void(const World&)>& body) {
   const auto store = c10::make_intrusive<c10d::HashStore>();
-  const auto errors = errors_of_ranks(size, [&](int rank) {
-    body(World::from_store(store, rank, size));
-  });
+  const auto errors = errors_of_ranks(
+      size, [&](int rank) { body(World::from_store(store, rank, size)); });
   for (const std::string& error : errors) EXPECT_EQ(error, "");
 }
 
@@ -132,7 +131,8 @@ TEST(World, WrongGroupRanksAreNamed) {
     return "no error";
   };
   EXPECT_THAT(error_of({}), HasSubstr("group 'odd' has no ranks"));
-  EXPECT_THAT(error_of({0, 1}), AllOf(HasSubstr("[0, 1]"), HasSubstr("0 to 0")));
+  EXPECT_THAT(error_of({0, 1}),
+              AllOf(HasSubstr("[0, 1]"), HasSubstr("0 to 0")));
   EXPECT_THAT(error_of({-1}), HasSubstr("[-1]"));
   EXPECT_THAT(error_of({0, 0}), HasSubstr("twice"));
 }
@@ -182,9 +182,8 @@ TEST(Rendezvous, NamesOnlySomeOfManyMissingRanks) {
 TEST(Rendezvous, TwoProcessesCannotBeOneRank) {
   const auto store = c10::make_intrusive<c10d::HashStore>();
   meet(*store, {0, 1, "host", "head:29500"}, {});
-  const auto errors = errors_of_ranks(1, [&](int rank) {
-    meet(*store, {rank, 1, "host", "head:29500"}, {});
-  });
+  const auto errors = errors_of_ranks(
+      1, [&](int rank) { meet(*store, {rank, 1, "host", "head:29500"}, {}); });
   EXPECT_THAT(errors[0],
               AllOf(HasSubstr("already rank 0"), HasSubstr("MASTER_PORT")));
 }

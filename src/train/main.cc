@@ -1,0 +1,50 @@
+#include <fmt/format.h>
+#include <torch/version.h>
+
+#include <exception>
+#include <string>
+
+#include "train/commands.h"
+#include "train/launch/error_report.h"
+
+namespace {
+
+constexpr int kUsageError = 2;
+
+constexpr char kExamples[] =
+    "Examples:\n"
+    "  nfold doctor                                what this machine offers\n"
+    "  nfold launch --nproc 4 -- ./my_trainer      run a program as 4 ranks\n"
+    "\n"
+    "Exit code: 0 when the work is done, 1 on an error, 2 on wrong use.";
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Sharded training on libtorch", "nfold");
+  app.set_version_flag("--version", fmt::format("nfold {} (torch {})",
+                                                NFOLD_VERSION, TORCH_VERSION));
+  app.require_subcommand(1);
+  app.failure_message([](const CLI::App*, const CLI::Error& error) {
+    return fmt::format(
+        "nfold: error: {}\nnfold --help, or nfold COMMAND --help, shows how.\n",
+        error.what());
+  });
+  app.footer(kExamples);
+  nfold::train::add_launch_command(app);
+  nfold::train::add_doctor_command(app);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::RuntimeError& error) {
+    return error.get_exit_code();
+  } catch (const CLI::Success& request) {
+    return app.exit(request);
+  } catch (const CLI::ParseError& error) {
+    app.exit(error);
+    return kUsageError;
+  } catch (const std::exception& error) {
+    nfold::train::report_error(error);
+    return 1;
+  }
+  return 0;
+}
