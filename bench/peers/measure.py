@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import re
@@ -184,6 +185,9 @@ def _summarise(watcher, setting, started, num_warmup):
     if len(records) != setting.num_steps or len(seen) < len(records):
         raise RunFailed(f"expected {setting.num_steps} steps in metrics.jsonl, "
                         f"found {len(records)}")
+    loss = records[-1]["loss"]
+    if loss is None or not math.isfinite(loss):
+        raise RunFailed(f"the last loss is {loss}")
     timed = records[num_warmup:]
     # Between the line of the last warm-up step and that of the last step.
     edges = seen[num_warmup - 1:len(records)]
@@ -206,7 +210,7 @@ def _summarise(watcher, setting, started, num_warmup):
             (last.loopback_bytes - first.loopback_bytes) / len(timed)),
         others_cpu=max(0.0, last.others_seconds - first.others_seconds) /
         max(seconds, 1e-9),
-        loss=records[-1]["loss"],
+        loss=loss,
         start_seconds=seen[0].seconds - started - records[0]["step_ms"] / 1e3,
         num_parameters=about.get("num_parameters",
                                  params_bytes and params_bytes // 4),

@@ -19,7 +19,8 @@ import json, pathlib, subprocess, sys
 run_dir, steps, end = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 with open(run_dir / "metrics.jsonl", "w") as metrics:
     for i in range(steps):
-        print(json.dumps({"step": i, "loss": 9.0 - i, "step_ms": 100.0 + i,
+        print(json.dumps({"step": i, "step_ms": 100.0 + i,
+                          "loss": None if end == "nan" else 9.0 - i,
                           "memory": {"peak_rss_bytes": (i + 1) << 20}}),
               file=metrics, flush=True)
 if end == "hang":
@@ -82,6 +83,10 @@ class MeasureTest(unittest.TestCase):
                                     "exit code 1: .*ValueError: a bad value"):
             self.run_fake(FakeContestant("raise"))
 
+    def test_a_loss_that_is_not_finite_is_a_failure(self):
+        with self.assertRaisesRegex(measure.RunFailed, "last loss is None"):
+            self.run_fake(FakeContestant("nan"))
+
     def test_missing_steps_are_a_failure(self):
         with self.assertRaisesRegex(measure.RunFailed, "expected 5 .*found 3"):
             self.run_fake(FakeContestant("well", num_steps=3))
@@ -118,8 +123,9 @@ class ReportTest(unittest.TestCase):
 
     def test_ratios_pair_the_runs_of_a_round(self):
         # Everyone is three times as fast in round 2: still 2 x in each.
-        lines = self.behind(run_of("nfold-2", 1, 20, 5), run_of("ddp", 1, 10, 9),
-                            run_of("nfold-2", 2, 60, 5), run_of("ddp", 2, 30, 9))
+        lines = self.behind(
+            run_of("nfold-2", 1, 20, 5), run_of("ddp", 1, 10, 9),
+            run_of("nfold-2", 2, 60, 5), run_of("ddp", 2, 30, 9))
         self.assertEqual(lines, [])
 
     def test_a_slower_and_larger_nfold_is_named(self):

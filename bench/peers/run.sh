@@ -11,6 +11,16 @@ cd "$(dirname "$0")/../.."
 scripts/setup.sh
 venv=.venv-bench
 stamp=$venv/.nfold-setup
+
+compile_operators() {
+  DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DIR=$PWD/$venv/torch_extensions \
+    PATH=$PWD/$venv/bin:$PATH "$venv/bin/python" - << 'PYTHON'
+from deepspeed.accelerator import get_accelerator
+for name in ("ShareMemCommBuilder", "FusedAdamBuilder", "CPUAdamBuilder"):
+    get_accelerator().create_op_builder(name).load()
+PYTHON
+}
+
 key=$({ .venv/bin/python -VV; .venv/bin/pip freeze
         cat bench/peers/run.sh requirements-bench.txt; } |
       sha256sum | cut -d' ' -f1)
@@ -25,14 +35,8 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$key" ]; then
   DS_ACCELERATOR=cpu DS_BUILD_OPS=0 "$venv/bin/pip" install -q \
     -c <(.venv/bin/pip freeze) -r requirements-bench.txt
   echo "bench: compiling DeepSpeed's operators" >&2
-  DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DIR=$PWD/$venv/torch_extensions \
-    PATH=$PWD/$venv/bin:$PATH "$venv/bin/python" - > "$venv/operators.log" 2>&1 \
-    << 'PYTHON' || echo "bench: that failed, see $venv/operators.log" >&2
-from deepspeed.accelerator import get_accelerator
-import deepspeed
-for name in ("ShareMemCommBuilder", "FusedAdamBuilder", "CPUAdamBuilder"):
-    get_accelerator().create_op_builder(name).load()
-PYTHON
+  compile_operators > "$venv/operators.log" 2>&1 ||
+    echo "bench: that failed, see $venv/operators.log" >&2
   echo "$key" > "$stamp"
 fi
 exec "$venv/bin/python" bench/peers/run.py "$@"
