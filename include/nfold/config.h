@@ -343,7 +343,8 @@ struct Config {
                                std::string_view source_name = "configuration");
 
   // The same for an object inside a larger file. Violations are added to those
-  // of the object's document, which raises them; see nfold/strict_json.h.
+  // of the object's document, which raises them; that "auto" was taken as the
+  // default is among the document's notes. See nfold/strict_json.h.
   static Config from_json_object(JsonObject object);
 
   // The effective configuration: every key with its value. Reading the text

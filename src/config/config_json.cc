@@ -40,7 +40,8 @@ Config Config::from_json_text(std::string_view text,
   const std::size_t begin = text.find_first_not_of(" \t\r\n");
   const bool may_be_json =
       begin == std::string_view::npos ||
-      std::string_view("{[\"/").find(text[begin]) != std::string_view::npos;
+      // A byte order mark counts as the start of a text.
+      std::string_view("{[\"/\xef").find(text[begin]) != std::string_view::npos;
   if (!may_be_json) {
     const auto decoded = decode_base64(text);
     TORCH_CHECK_VALUE(decoded, source_name,

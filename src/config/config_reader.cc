@@ -57,7 +57,7 @@ class ConfigReader {
     config_.zero_optimization.stage = *raw == "true" ? 1 : 0;
     root_.read("allgather_size",
                config_.zero_optimization.allgather_bucket_size, {.least = 1});
-    note("zero_optimization",
+    note(root_.path_of("zero_optimization"),
          fmt::format("deprecated; {} is read as an object with stage {}", *raw,
                      config_.zero_optimization.stage));
   }
@@ -284,7 +284,7 @@ class ConfigReader {
     read_switch("cpu_offload_param", "offload_param",
                 zero.offload_param.device);
     if (section("zero_optimization").has("cpu_offload_use_pin_memory")) {
-      note("zero_optimization.cpu_offload_use_pin_memory",
+      note(root_.path_of("zero_optimization.cpu_offload_use_pin_memory"),
            "no effect: deprecated");
     }
   }

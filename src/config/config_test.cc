@@ -540,6 +540,7 @@ TEST(ConfigTopLevel, ReadsFilesAndBase64) {
   std::filesystem::remove(path);
   EXPECT_THROW(Config::from_json_file(path.string()), IoError);
 
+  EXPECT_EQ(read("\xef\xbb\xbf{\"steps_per_print\": 10}").steps_per_print, 10);
   // {"steps_per_print": 10}
   EXPECT_EQ(read("eyJzdGVwc19wZXJfcHJpbnQiOiAxMH0=").steps_per_print, 10);
   EXPECT_THAT(error_of("zero2.json"), HasSubstr("but found neither"));

@@ -1,3 +1,4 @@
+#include <cctype>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <type_traits>
@@ -43,7 +44,14 @@ Json field_schema(T* /*tag*/, const JsonRange& range) {
   } else {
     Json names = Json::array();
     for (std::string_view name : names_of(T{})) {
-      names.push_back(std::string(name));
+      const std::string written(name);
+      std::string lower = written;
+      for (char& letter : lower) {
+        letter =
+            static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
+      }
+      names.push_back(written);
+      if (lower != written) names.push_back(std::move(lower));
     }
     return {{"enum", names}};
   }
