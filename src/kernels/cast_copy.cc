@@ -16,12 +16,11 @@ constexpr std::int64_t kGrainNumel = 32768;
 constexpr std::int64_t kGrainBytes = 4 * kGrainNumel;
 
 void copy_bytes(void* to, const void* from, std::int64_t num_bytes) {
-  at::parallel_for(0, num_bytes, kGrainBytes,
-                   [&](std::int64_t begin, std::int64_t end) {
-                     std::memcpy(static_cast<std::byte*>(to) + begin,
-                                 static_cast<const std::byte*>(from) + begin,
-                                 end - begin);
-                   });
+  at::parallel_for(
+      0, num_bytes, kGrainBytes, [&](std::int64_t begin, std::int64_t end) {
+        std::memcpy(static_cast<std::byte*>(to) + begin,
+                    static_cast<const std::byte*>(from) + begin, end - begin);
+      });
 }
 
 void run_scaled(ScaledLoop loop, const at::Tensor& out, const at::Tensor& x,
@@ -54,9 +53,8 @@ void scaled_cast(at::Tensor destination, const at::Tensor& source,
   }
   const Element to = checked_float_element(destination, kernel, "destination");
   const Element from = checked_float_element(source, kernel, "source");
-  run_scaled(
-      loops().scaled_cast[static_cast<int>(from)][static_cast<int>(to)],
-      destination, source, scale);
+  run_scaled(loops().scaled_cast[static_cast<int>(from)][static_cast<int>(to)],
+             destination, source, scale);
 }
 
 void accumulate(at::Tensor accumulator, const at::Tensor& x, float scale) {

@@ -122,8 +122,7 @@ TEST(Accumulate, RoundsProductAndSumOneAfterTheOther) {
       const at::Tensor accumulator = awkward_tensor(5003, to, random);
       const at::Tensor x = awkward_tensor(5003, from, random);
       const at::ScalarType compute = common_dtype(from, to);
-      const at::Tensor product =
-          x.to(compute) * at::full({1}, scale, compute);
+      const at::Tensor product = x.to(compute) * at::full({1}, scale, compute);
       const at::Tensor expected = (accumulator.to(compute) + product).to(to);
       accumulate(accumulator, x, scale);
       EXPECT_TRUE(is_bitwise_equal(accumulator, expected)) << to << from;

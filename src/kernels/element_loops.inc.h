@@ -214,8 +214,8 @@ void accumulate_loop(void* out, const void* x, double scale,
 #pragma GCC ivdep
   for (std::int64_t i = 0; i < numel; ++i) {
     const Compute product = static_cast<Compute>(widen(from[i])) * factor;
-    to[i] = Narrow<Accumulator>::from(
-        static_cast<Compute>(widen(to[i])) + product);
+    to[i] =
+        Narrow<Accumulator>::from(static_cast<Compute>(widen(to[i])) + product);
   }
 }
 

@@ -53,10 +53,10 @@ struct AdamScalars {
   double beta1;
   double beta2;
   double eps;
-  double step_size;               // lr / (1 - beta1^step)
-  double inverse_root_correction; // 1 / sqrt(1 - beta2^step)
-  double weight_factor;           // 1 - lr * weight_decay, or 1
-  double l2;                      // weight decay added to the gradient, or 0
+  double step_size;                // lr / (1 - beta1^step)
+  double inverse_root_correction;  // 1 / sqrt(1 - beta2^step)
+  double weight_factor;            // 1 - lr * weight_decay, or 1
+  double l2;                       // weight decay added to the gradient, or 0
 };
 
 struct SgdScalars {

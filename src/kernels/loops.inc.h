@@ -55,9 +55,9 @@ constexpr Loops make_loops() {
   loops.narrow[static_cast<int>(Element::kBfloat16)] = narrow_loop<Bfloat16>;
   // In the order of Element.
   const ReduceLoops sums[] = {
-      sum_loops<float>(),        sum_loops<double>(),
-      sum_loops<Half>(),         sum_loops<Bfloat16>(),
-      sum_loops<std::uint8_t>(), sum_loops<std::uint8_t>(),
+      sum_loops<float>(),         sum_loops<double>(),
+      sum_loops<Half>(),          sum_loops<Bfloat16>(),
+      sum_loops<std::uint8_t>(),  sum_loops<std::uint8_t>(),
       sum_loops<std::uint32_t>(), sum_loops<std::uint64_t>()};
   const ReduceLoops maxima[] = {
       max_loops<float>(),        max_loops<double>(),

@@ -47,7 +47,8 @@ std::int64_t first_non_finite(const at::Tensor& x) {
                         std::uint16_t{0x7f80});
     default:
       TORCH_CHECK_NOT_IMPLEMENTED(
-          false, "first_non_finite: expected fp32, fp64, fp16 or bf16 but found ",
+          false,
+          "first_non_finite: expected fp32, fp64, fp16 or bf16 but found ",
           x.scalar_type());
   }
 }

@@ -76,9 +76,8 @@ void sgd_momentum_loop(const SgdScalars& scalars, void* weight,
 }
 
 template <typename T>
-void adagrad_loop(const AdagradScalars& scalars, void* weight,
-                  const void* grad, void* sum_of_squares,
-                  std::int64_t numel) {
+void adagrad_loop(const AdagradScalars& scalars, void* weight, const void* grad,
+                  void* sum_of_squares, std::int64_t numel) {
   auto* weights = static_cast<T*>(weight);
   const auto* grads = static_cast<const T*>(grad);
   auto* sums = static_cast<T*>(sum_of_squares);

@@ -41,9 +41,9 @@ std::vector<Simd> supported_simds() {
 Simd simd_of(std::string_view name) {
   const std::vector<Simd> simds = supported_simds();
   if (name.empty()) return simds.back();
-  const auto found = std::find_if(
-      simds.begin(), simds.end(),
-      [name](Simd simd) { return name_of(simd) == name; });
+  const auto found =
+      std::find_if(simds.begin(), simds.end(),
+                   [name](Simd simd) { return name_of(simd) == name; });
   if (found != simds.end()) return *found;
   std::vector<std::string> names;
   for (const Simd simd : simds) names.emplace_back(name_of(simd));

@@ -85,8 +85,8 @@ Plan plan_tree(std::size_t num_inputs, bool is_wide) {
       plan.steps.push_back({Action::kWiden, to, first});
       open.push_back({to, 1});
     }
-    while (open.size() > 1 && open[open.size() - 2].num_inputs ==
-                                  open.back().num_inputs) {
+    while (open.size() > 1 &&
+           open[open.size() - 2].num_inputs == open.back().num_inputs) {
       join_last_two();
     }
   }

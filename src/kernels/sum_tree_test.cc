@@ -13,8 +13,8 @@ namespace {
 
 const std::vector<at::ScalarType> kFloatDtypes{at::kFloat, at::kDouble,
                                                at::kHalf, at::kBFloat16};
-const std::vector<at::ScalarType> kIntegerDtypes{at::kChar, at::kByte,
-                                                 at::kInt, at::kLong};
+const std::vector<at::ScalarType> kIntegerDtypes{at::kChar, at::kByte, at::kInt,
+                                                 at::kLong};
 
 // The definition, in ATen.
 at::Tensor tree_of(const std::vector<at::Tensor>& wide) {
@@ -159,8 +159,8 @@ TEST(SumTree, TensorsThatDoNotFitAreNamed) {
     sum_tree(out, {out, at::zeros({3})});
     FAIL() << "an input of another size was accepted";
   } catch (const c10::ValueError& error) {
-    EXPECT_NE(std::string(error.what()).find(
-                  "inputs[1]: expected 4 elements but found 3"),
+    EXPECT_NE(std::string(error.what())
+                  .find("inputs[1]: expected 4 elements but found 3"),
               std::string::npos);
   }
 }

@@ -8,10 +8,10 @@ Element checked_element(const at::Tensor& tensor, const char* kernel,
                         const char* argument) {
   TORCH_CHECK_VALUE(tensor.defined(), kernel, ": ", argument,
                     " is an undefined tensor");
-  TORCH_CHECK_VALUE(
-      tensor.layout() == at::kStrided && tensor.device().is_cpu(), kernel,
-      ": ", argument, ": expected a dense CPU tensor but found layout ",
-      tensor.layout(), " on ", tensor.device());
+  TORCH_CHECK_VALUE(tensor.layout() == at::kStrided && tensor.device().is_cpu(),
+                    kernel, ": ", argument,
+                    ": expected a dense CPU tensor but found layout ",
+                    tensor.layout(), " on ", tensor.device());
   TORCH_CHECK_VALUE(tensor.is_contiguous(), kernel, ": ", argument,
                     ": expected a contiguous tensor but found sizes ",
                     tensor.sizes(), " with strides ", tensor.strides(),
