@@ -1,0 +1,91 @@
+#include "optim/norm_combine.h"
+
+#include <ATen/ATen.h>
+#include <c10/util/Exception.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+namespace nfold {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+TEST(CombineNorms, IsTheRootOfTheSumOfSquares) {
+  EXPECT_EQ(combine_norms({3, 4}), 5);
+  EXPECT_EQ(combine_norms({}), 0);
+  EXPECT_EQ(combine_norms({1, 2, 2}), 3);
+}
+
+TEST(CombineNorms, AnInvalidNormIsNeverTakenForASmallOne) {
+  // -1 squared would be 1.
+  EXPECT_EQ(combine_norms({3, kInvalidNorm}), kInfinity);
+  EXPECT_EQ(combine_norms({kInfinity, 1}), kInfinity);
+  EXPECT_EQ(combine_norms({1, std::nan("")}), kInfinity);
+  EXPECT_FALSE(is_valid_norm(combine_norms({1, -1})));
+  EXPECT_TRUE(is_valid_norm(combine_norms({1, 2})));
+}
+
+TEST(NormOfSquareSums, AddsInTheOrderGiven) {
+  EXPECT_EQ(norm_of_square_sums({9, 16}), 5);
+  // 0x1p53 + 1 + 1 from left to right loses both ones.
+  EXPECT_EQ(norm_of_square_sums({0x1p53, 1, 1}), std::sqrt(0x1p53));
+  EXPECT_EQ(norm_of_square_sums({1, 1, 0x1p53}), std::sqrt(0x1p53 + 2));
+  EXPECT_EQ(norm_of_square_sums({9, std::nan("")}), kInfinity);
+  EXPECT_EQ(norm_of_square_sums({9, kInfinity}), kInfinity);
+}
+
+TEST(NormOf, CountsEveryTensorOnce) {
+  const auto a = at::tensor({3.0F, 4.0F});
+  const auto b = at::tensor({12.0F});
+  EXPECT_EQ(norm_of({a, b}), 13);
+  EXPECT_EQ(norm_of({a, at::Tensor(), at::zeros({0})}), 5);
+  EXPECT_EQ(norm_of({at::tensor({3.0F, -4.0F}), b}, kInfinity), 12);
+  EXPECT_EQ(norm_of({}), 0);
+}
+
+TEST(NormOf, TakesThePowerOfEveryTensor) {
+  // Squares whatever p is would give another number.
+  const auto a = at::tensor({1.0F, -2.0F});
+  const auto b = at::tensor({3.0F});
+  EXPECT_DOUBLE_EQ(norm_of({a, b}, 1), 6);
+  EXPECT_DOUBLE_EQ(norm_of({a, b}, 3), std::cbrt(1 + 8 + 27));
+}
+
+TEST(NormOf, NonFiniteElementsMakeItInvalid) {
+  const auto fine = at::tensor({3.0F, 4.0F});
+  for (const double bad : {kInfinity, -kInfinity, std::nan("")}) {
+    const auto tensor = at::tensor({1.0F, static_cast<float>(bad)});
+    for (const double p : {1.0, 2.0, 3.0, kInfinity}) {
+      EXPECT_EQ(norm_of({fine, tensor}, p), kInvalidNorm) << bad << " " << p;
+      EXPECT_EQ(norm_of({tensor, fine}, p), kInvalidNorm) << bad << " " << p;
+    }
+  }
+}
+
+TEST(NormOf, LargeFiniteElementsAreValid) {
+  EXPECT_TRUE(is_valid_norm(norm_of({at::full({2}, 3e38F)})));
+}
+
+TEST(NormOf, ReadsStridedAndSixteenBitTensors) {
+  const auto strided = at::tensor({3.0F, 9.0F, 4.0F, 9.0F}).view({2, 2});
+  EXPECT_EQ(norm_of({strided.select(1, 0)}), 5);
+  EXPECT_EQ(norm_of({at::tensor({3.0F, 4.0F}).to(at::kBFloat16)}), 5);
+}
+
+TEST(NormOf, RejectsAPowerThatIsNone) {
+  EXPECT_THROW(norm_of({}, 0), c10::ValueError);
+  EXPECT_THROW(norm_of({}, -1), c10::ValueError);
+}
+
+TEST(IsValidNorm, OnlyFiniteNumbersFromZeroOn) {
+  EXPECT_TRUE(is_valid_norm(0));
+  EXPECT_TRUE(is_valid_norm(1e300));
+  EXPECT_FALSE(is_valid_norm(-1));
+  EXPECT_FALSE(is_valid_norm(kInfinity));
+  EXPECT_FALSE(is_valid_norm(std::nan("")));
+}
+
+}  // namespace
+}  // namespace nfold
