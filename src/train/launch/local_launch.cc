@@ -244,7 +244,8 @@ void RankGroup::take_signals() {
   while (const auto info = signals_.next()) {
     const int signal = static_cast<int>(info->ssi_signo);
     if (signal == SIGCHLD) continue;
-    interruption_ = signal;
+    // After a failure the user may lose patience; the failure is the news.
+    if (!has_any_failed()) interruption_ = signal;
     // The terminal sends Ctrl-C to every process in the foreground, so the
     // ranks have it already.
     if (info->ssi_code != SI_KERNEL) send(signal);
