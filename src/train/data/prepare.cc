@@ -209,14 +209,16 @@ std::optional<PreparedData> find_result(const fs::path& folder,
                     ": the folder holds other files; choose one that is new "
                     "or empty");
   const Json manifest = read_manifest(folder);
-  TORCH_CHECK_VALUE(manifest["recipe"] == recipe, "--output ", folder.string(),
-                    ": the folder holds data made from other text or with "
-                    "other options (its corpus is ",
-                    manifest["recipe"]["corpus"].value("hash", "unknown"),
-                    ", this one is ",
-                    recipe["corpus"]["hash"].get<std::string>(),
-                    "); choose another folder, or remove it if it is not "
-                    "needed");
+  const std::string hash = recipe["corpus"]["hash"].get<std::string>();
+  const std::string found =
+      manifest["recipe"].value(Json::json_pointer("/corpus/hash"), "unknown");
+  TORCH_CHECK_VALUE(
+      manifest["recipe"] == recipe, "--output ", folder.string(),
+      ": the folder holds data made ",
+      found == hash
+          ? "with other options"
+          : "from other text (corpus " + found + ", now " + hash + ")",
+      "; choose another folder, or remove it if it is not needed");
   PreparedData data = open_prepared(folder);
   for (const char* file : {"train.bin", "val.bin", "tokenizer.json"}) {
     check_hash(folder / file, manifest["files"][file].value("hash", ""));

@@ -89,7 +89,9 @@ void ProgressBar::restart(std::string_view label, std::int64_t total) {
   text_.clear();
   begin_ = device_.now();
   moments_.assign(1, {begin_, 0});
-  was_shown_ = false;
+  // Outside a terminal a short task is not worth a line.
+  was_shown_ = !device_.is_terminal;
+  last_shown_ = begin_;
 }
 
 void ProgressBar::clear() {

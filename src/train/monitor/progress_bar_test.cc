@@ -117,6 +117,17 @@ TEST_F(ProgressBarTest, ClearTakesTheLineAwayOnce) {
   EXPECT_EQ(num_shown_, 2);
 }
 
+TEST_F(ProgressBarTest, ShortTasksWriteNoPlainLines) {
+  ProgressBar bar({}, device(false));
+  bar.restart("reading", 10);
+  now_ += 1s;
+  bar.update(5);
+  EXPECT_EQ(num_shown_, 0);
+  now_ += 10s;
+  bar.update(6);
+  EXPECT_THAT(shown_, HasSubstr("reading   60%  6/10"));
+}
+
 TEST_F(ProgressBarTest, UnknownTotalShowsCountOnly) {
   ProgressBar bar({.label = "tokens"}, device(true));
   now_ += 1s;
