@@ -95,11 +95,11 @@ TEST(AdamStep, WithoutBiasCorrectionTakesTheRawAverages) {
 
 TEST(SgdStep, FollowsTorchSgd) {
   const SgdHyper variants[] = {
-      {.lr = 0.05},
-      {.lr = 0.05, .weight_decay = 0.1},
-      {.lr = 0.05, .momentum = 0.9},
-      {.lr = 0.05, .momentum = 0.9, .dampening = 0.3, .weight_decay = 0.1},
-      {.lr = 0.05, .momentum = 0.9, .weight_decay = 0.1, .is_nesterov = true},
+      {.lr = 0.01},
+      {.lr = 0.01, .weight_decay = 0.1},
+      {.lr = 0.01, .momentum = 0.9},
+      {.lr = 0.01, .momentum = 0.9, .dampening = 0.3, .weight_decay = 0.1},
+      {.lr = 0.01, .momentum = 0.9, .weight_decay = 0.1, .is_nesterov = true},
   };
   for (const SgdHyper& hyper : variants) {
     const at::Tensor momentum = zeros_of(at::kFloat);
@@ -121,7 +121,7 @@ TEST(SgdStep, FollowsTorchSgd) {
 }
 
 TEST(AdagradStep, FollowsTorchAdagrad) {
-  const AdagradHyper hyper{.lr = 0.05, .lr_decay = 0.1, .weight_decay = 0.1};
+  const AdagradHyper hyper{.lr = 0.01, .lr_decay = 0.1, .weight_decay = 0.1};
   const at::Tensor sum = at::full({kNumel}, 0.5F);
   expect_as_torch(
       at::kFloat,
