@@ -6,10 +6,22 @@
 // the same dtype and element count; anything else is an error on every rank
 // that names the rank, the group and both collectives.
 //
-// Sums are taken in fp32 (fp64 for fp64, exact for integers) in the order of
+//   auto pending = nfold::all_reduce(group, tensor);
+//   ...                                     // compute something else
+//   pending.wait();                         // now tensor may be read
+//
+// Tensors are contiguous CPU tensors; where several are given they have one
+// dtype. Every function raises c10::ValueError for tensors that do not fit,
+// before anything is sent, and c10::DistBackendError if the group has failed
+// before; what fails later is raised by Pending::wait. Callable from any
+// thread, as long as all ranks issue in one order.
+//
+// Sums are taken in fp32 (fp64 for fp64; integers wrap around) in the order of
 // a balanced binary tree over the rank index, then rounded once to the
-// tensor's dtype. So the result depends neither on message size nor on how a
-// tensor was split into collectives, and all ranks hold the same bits.
+// tensor's dtype. The tree splits ranks [a, b) at a + the largest power of two
+// below b - a: ((0+1)+(2+3))+4 for five. So the result depends neither on
+// message size nor on how a tensor was split into collectives, and all ranks
+// hold the same bits.
 //
 // Bytes sent per rank, with N ranks and a full tensor of B bytes:
 //   all_gather, reduce_scatter, all_to_all   B (N-1)/N
@@ -22,7 +34,9 @@
 #include <ATen/core/TensorBody.h>
 #include <c10/util/ArrayRef.h>
 
+#include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "nfold/group.h"
 
@@ -51,6 +65,9 @@ class Pending {
   std::shared_ptr<State> state_;
 };
 
+// The maximum of elements of which one is NaN is NaN. Reductions take float32,
+// float64, float16, bfloat16, int8, uint8, int32 and int64, and raise
+// c10::NotImplementedError for other dtypes.
 enum class ReduceOp : std::uint8_t { kSum, kMax };
 
 // output [N * S] <- shard [S] of every rank, in rank order. `shard` may be
@@ -81,7 +98,7 @@ Pending all_reduce(Group& group, at::Tensor tensor,
 Pending broadcast(Group& group, at::Tensor tensor, int source);
 
 // output[i*S .. (i+1)*S) <- input[rank*S .. (rank+1)*S) of rank i; both are
-// [N * S].
+// [N * S] and must not overlap.
 Pending all_to_all(Group& group, at::Tensor output, at::Tensor input);
 
 // Completes when every rank has issued it.

@@ -15,6 +15,9 @@
 //
 // A group whose collective failed stays failed: what follows raises the first
 // error again. Tear down and restart from a checkpoint.
+//
+// Destroying a group runs what was issued to its end, then closes its
+// connections; a rank that still waits for this one gets an error at once.
 #pragma once
 
 #include <array>
@@ -39,8 +42,9 @@ inline constexpr int kNumCollectives = 6;
 // "all_gather", "reduce_scatter", ...: the word used in logs and errors.
 const char* name_of(Collective collective);
 
-// What one rank has sent so far. `bytes` is payload this rank sent to others:
-// without headers, and without what it kept for itself.
+// What one rank has sent so far, in collectives that have finished. `bytes` is
+// payload this rank sent to others: without headers, and without what it kept
+// for itself.
 struct CommCount {
   std::int64_t calls = 0;
   std::int64_t bytes = 0;
@@ -64,7 +68,8 @@ class Group {
   const std::vector<int>& global_ranks() const;
   // Counts since construction. Callable from any thread.
   CommCounts counts() const;
-  // Time the group's thread and waiting callers spent in collectives.
+  // Time the group's thread spent in collectives, waiting for other ranks
+  // included. Callable from any thread.
   std::chrono::nanoseconds busy_time() const;
 
   GroupImpl& impl() { return *impl_; }

@@ -1,0 +1,274 @@
+#include "comm/collectives_bodies.h"
+
+#include <ATen/ops/from_blob.h>
+#include <c10/core/ScalarType.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/sum_tree.h"
+
+namespace nfold {
+namespace {
+
+using Message = GroupExchange::Message;
+using Phase = GroupExchange::Phase;
+
+// Large enough that the cost of a message does not count, small enough that
+// what was received is still in a cache when it is summed.
+constexpr std::int64_t kChunkBytes = std::int64_t{1} << 20;
+// Chunks under way for each peer: one is summed while others arrive.
+constexpr std::size_t kStagingDepth = 3;
+
+std::int64_t bytes_of(const FlatView& flat, std::int64_t numel) {
+  return numel * static_cast<std::int64_t>(c10::elementSize(flat.dtype));
+}
+
+// A range of one rank's shard that travels as one message.
+struct Chunk {
+  std::size_t flat = 0;
+  std::int64_t offset_bytes = 0;
+  std::int64_t num_bytes = 0;
+};
+
+std::vector<Chunk> chunks_of(const std::vector<FlatView>& flats, int rank) {
+  std::vector<Chunk> chunks;
+  for (std::size_t i = 0; i < flats.size(); ++i) {
+    const std::int64_t end = flats[i].shard_bytes(rank);
+    for (std::int64_t at = 0; at < end; at += kChunkBytes) {
+      chunks.push_back({i, at, std::min(kChunkBytes, end - at)});
+    }
+  }
+  return chunks;
+}
+
+at::Tensor as_tensor(const std::byte* data, const FlatView& flat,
+                     std::int64_t num_bytes) {
+  const auto element_bytes =
+      static_cast<std::int64_t>(c10::elementSize(flat.dtype));
+  return at::from_blob(const_cast<std::byte*>(data),
+                       {num_bytes / element_bytes}, flat.dtype);
+}
+
+// Receives and combines this rank's shards, chunk by chunk. Staging is a ring:
+// chunk c of every peer goes to slot c % kStagingDepth, and its receive is
+// posted as soon as the chunk before it in that slot was summed.
+class ShardReduction {
+ public:
+  ShardReduction(GroupExchange& exchange, GroupImpl& group,
+                 const std::vector<FlatView>& flats, const CollectiveCall& call)
+      : exchange_(exchange),
+        group_(group),
+        flats_(flats),
+        call_(call),
+        chunks_(chunks_of(flats, group.rank())),
+        arrivals_(kStagingDepth) {
+    for (const int peer : exchange.peers()) {
+      if (!exchange.is_empty(peer)) senders_.push_back(peer);
+    }
+    for (const Chunk& chunk : chunks_) {
+      slot_bytes_ = std::max(slot_bytes_, chunk.num_bytes);
+    }
+    // Slots start at cache lines.
+    slot_bytes_ = (slot_bytes_ + 63) / 64 * 64;
+    staging_ = group.staging(static_cast<std::size_t>(slot_bytes_) *
+                             kStagingDepth * senders_.size());
+    if (call.is_empty || senders_.size() < exchange.peers().size()) {
+      zeros_ = group.zeros(static_cast<std::size_t>(slot_bytes_));
+    }
+  }
+
+  // Calls done(chunk, output) after each chunk.
+  template <typename Done>
+  void run(const std::vector<std::byte*>& outputs, Done done) {
+    for (std::size_t c = 0; c < std::min(kStagingDepth, chunks_.size()); ++c) {
+      post(c);
+    }
+    for (std::size_t c = 0; c < chunks_.size(); ++c) {
+      for (Message& message : arrivals_[c % kStagingDepth]) {
+        exchange_.wait(message);
+      }
+      const Chunk& chunk = chunks_[c];
+      std::byte* output = outputs[chunk.flat] + chunk.offset_bytes;
+      combine(c, output);
+      if (c + kStagingDepth < chunks_.size()) post(c + kStagingDepth);
+      done(chunk, output);
+    }
+  }
+
+ private:
+  std::byte* slot(std::size_t chunk, std::size_t sender) const {
+    return staging_ + static_cast<std::int64_t>(
+                          (chunk % kStagingDepth) * senders_.size() + sender) *
+                          slot_bytes_;
+  }
+
+  void post(std::size_t c) {
+    auto& messages = arrivals_[c % kStagingDepth];
+    messages.clear();
+    for (std::size_t s = 0; s < senders_.size(); ++s) {
+      messages.push_back(
+          exchange_.receive(senders_[s], slot(c, s), chunks_[c].num_bytes));
+    }
+  }
+
+  void combine(std::size_t c, std::byte* output) {
+    const Chunk& chunk = chunks_[c];
+    const FlatView& flat = flats_[chunk.flat];
+    if (senders_.empty() && call_.is_empty) {
+      std::memset(output, 0, static_cast<std::size_t>(chunk.num_bytes));
+      return;
+    }
+    std::vector<const std::byte*> by_rank(
+        static_cast<std::size_t>(group_.size()), zeros_);
+    for (std::size_t s = 0; s < senders_.size(); ++s) {
+      by_rank[static_cast<std::size_t>(senders_[s])] = slot(c, s);
+    }
+    if (!call_.is_empty) {
+      by_rank[static_cast<std::size_t>(group_.rank())] =
+          flat.shard(group_.rank()) + chunk.offset_bytes;
+    }
+    std::vector<at::Tensor> inputs;
+    inputs.reserve(by_rank.size());
+    for (const std::byte* data : by_rank) {
+      inputs.push_back(as_tensor(data, flat, chunk.num_bytes));
+    }
+    const at::Tensor result = as_tensor(output, flat, chunk.num_bytes);
+    switch (call_.op) {
+      case ReduceOp::kSum:
+        kernels::sum_tree(result, inputs);
+        break;
+      case ReduceOp::kMax:
+        kernels::max_of(result, inputs);
+        break;
+    }
+  }
+
+  GroupExchange& exchange_;
+  GroupImpl& group_;
+  const std::vector<FlatView>& flats_;
+  const CollectiveCall& call_;
+  const std::vector<Chunk> chunks_;             // of this rank's shards
+  std::vector<int> senders_;                    // peers that send payload
+  std::vector<std::vector<Message>> arrivals_;  // of each slot
+  std::int64_t slot_bytes_ = 0;
+  std::byte* staging_ = nullptr;
+  const std::byte* zeros_ = nullptr;
+};
+
+void send_shards(GroupExchange& exchange, const std::vector<FlatView>& flats) {
+  for (const int peer : exchange.peers()) {
+    for (const Chunk& chunk : chunks_of(flats, peer)) {
+      exchange.send(peer, flats[chunk.flat].shard(peer) + chunk.offset_bytes,
+                    chunk.num_bytes);
+    }
+  }
+}
+
+void wait_all(GroupExchange& exchange, std::vector<Message>& messages) {
+  for (Message& message : messages) exchange.wait(message);
+}
+
+}  // namespace
+
+std::byte* FlatView::shard(int rank) const {
+  return data + bytes_of(*this, std::min(rank * shard_numel, numel));
+}
+
+std::int64_t FlatView::shard_bytes(int rank) const {
+  const std::int64_t begin = std::min(rank * shard_numel, numel);
+  return bytes_of(*this, std::min(begin + shard_numel, numel) - begin);
+}
+
+void run_all_gather(GroupExchange& exchange, GroupImpl& group,
+                    const std::vector<FlatView>& flats) {
+  std::vector<Message> messages;
+  for (const int peer : exchange.peers()) {
+    for (const FlatView& flat : flats) {
+      messages.push_back(
+          exchange.receive(peer, flat.shard(peer), flat.shard_bytes(peer)));
+    }
+  }
+  for (const int peer : exchange.peers()) {
+    for (const FlatView& flat : flats) {
+      exchange.send(peer, flat.shard(group.rank()),
+                    flat.shard_bytes(group.rank()));
+    }
+  }
+  exchange.begin();
+  wait_all(exchange, messages);
+  exchange.finish();
+}
+
+void run_reduce_scatter(GroupExchange& exchange, GroupImpl& group,
+                        const std::vector<FlatView>& flats,
+                        const std::vector<std::byte*>& outputs,
+                        const CollectiveCall& call) {
+  if (!call.is_empty) send_shards(exchange, flats);
+  exchange.begin();
+  ShardReduction reduction(exchange, group, flats, call);
+  reduction.run(outputs, [](const Chunk&, const std::byte*) {});
+  exchange.finish();
+}
+
+void run_all_reduce(GroupExchange& exchange, GroupImpl& group,
+                    const FlatView& flat, const CollectiveCall& call) {
+  const std::vector<FlatView> flats{flat};
+  send_shards(exchange, flats);
+  // The sums land where the contributions were sent from. That is safe: a peer
+  // sends the sum of a chunk only after it has received our contribution.
+  std::vector<Message> messages;
+  for (const int peer : exchange.peers()) {
+    for (const Chunk& chunk : chunks_of(flats, peer)) {
+      messages.push_back(exchange.receive(peer,
+                                          flat.shard(peer) + chunk.offset_bytes,
+                                          chunk.num_bytes, Phase::kSecond));
+    }
+  }
+  exchange.begin();
+  ShardReduction reduction(exchange, group, flats, call);
+  reduction.run({flat.shard(group.rank())},
+                [&](const Chunk& chunk, const std::byte* sum) {
+                  for (const int peer : exchange.peers()) {
+                    exchange.send(peer, sum, chunk.num_bytes, Phase::kSecond);
+                  }
+                });
+  wait_all(exchange, messages);
+  exchange.finish();
+}
+
+void run_broadcast(GroupExchange& exchange, GroupImpl& group, std::byte* data,
+                   std::int64_t num_bytes, int source) {
+  Message message;
+  if (group.rank() == source) {
+    for (const int peer : exchange.peers()) {
+      exchange.send(peer, data, num_bytes);
+    }
+  } else {
+    message = exchange.receive(source, data, num_bytes);
+  }
+  exchange.begin();
+  exchange.wait(message);
+  exchange.finish();
+}
+
+void run_all_to_all(GroupExchange& exchange, GroupImpl& group,
+                    const FlatView& output, const FlatView& input) {
+  std::vector<Message> messages;
+  for (const int peer : exchange.peers()) {
+    messages.push_back(
+        exchange.receive(peer, output.shard(peer), output.shard_bytes(peer)));
+  }
+  for (const int peer : exchange.peers()) {
+    exchange.send(peer, input.shard(peer), input.shard_bytes(peer));
+  }
+  if (input.numel > 0) {
+    std::memcpy(output.shard(group.rank()), input.shard(group.rank()),
+                static_cast<std::size_t>(input.shard_bytes(group.rank())));
+  }
+  exchange.begin();
+  wait_all(exchange, messages);
+  exchange.finish();
+}
+
+}  // namespace nfold

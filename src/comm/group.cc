@@ -1,0 +1,223 @@
+#include "nfold/group.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "comm/group_impl.h"
+#include "comm/pending.h"
+#include "nfold/errors.h"
+
+namespace nfold {
+namespace {
+
+constexpr char kFailureKey[] = "first_failure";
+// How long a rank that lost a connection looks for the reason, which the rank
+// that failed first may still be writing.
+constexpr std::chrono::milliseconds kAftermathLimit{500};
+constexpr std::chrono::milliseconds kAftermathPoll{10};
+constexpr std::size_t kAlignment = 64;
+
+std::byte* aligned(std::vector<std::byte>& memory, std::size_t num_bytes) {
+  if (memory.size() < num_bytes + kAlignment) {
+    memory = std::vector<std::byte>(num_bytes + kAlignment);
+  }
+  const auto address = reinterpret_cast<std::uintptr_t>(memory.data());
+  return memory.data() + (kAlignment - address % kAlignment) % kAlignment;
+}
+
+void check_spec(const GroupSpec& spec, bool has_backend) {
+  const auto size = static_cast<int>(spec.global_ranks.size());
+  TORCH_CHECK_VALUE(spec.rank >= 0 && spec.rank < size, "group '", spec.name,
+                    "': position ", spec.rank, " in a group of ", size,
+                    " ranks; expected 0 <= position < size");
+  TORCH_CHECK_VALUE(has_backend || size == 1, "group '", spec.name, "' of ",
+                    size, " ranks needs a backend");
+  TORCH_CHECK_VALUE(spec.timeout.count() > 0, "group '", spec.name,
+                    "': expected a time-out above zero but found ",
+                    spec.timeout.count(), " ms");
+}
+
+}  // namespace
+
+const char* name_of(Collective collective) {
+  switch (collective) {
+    case Collective::kAllGather:
+      return "all_gather";
+    case Collective::kReduceScatter:
+      return "reduce_scatter";
+    case Collective::kAllReduce:
+      return "all_reduce";
+    case Collective::kBroadcast:
+      return "broadcast";
+    case Collective::kAllToAll:
+      return "all_to_all";
+    case Collective::kBarrier:
+      return "barrier";
+  }
+  return "unknown collective";
+}
+
+Group::Group(std::unique_ptr<GroupImpl> impl) : impl_(std::move(impl)) {}
+Group::~Group() = default;
+
+const std::string& Group::name() const { return impl_->spec().name; }
+int Group::rank() const { return impl_->rank(); }
+int Group::size() const { return impl_->size(); }
+const std::vector<int>& Group::global_ranks() const {
+  return impl_->spec().global_ranks;
+}
+CommCounts Group::counts() const { return impl_->counts(); }
+std::chrono::nanoseconds Group::busy_time() const { return impl_->busy_time(); }
+
+std::unique_ptr<Group> make_group(GroupSpec spec,
+                                  c10::intrusive_ptr<c10d::Backend> backend) {
+  check_spec(spec, backend.defined());
+  return std::make_unique<Group>(
+      std::make_unique<GroupImpl>(std::move(spec), std::move(backend)));
+}
+
+GroupImpl::GroupImpl(GroupSpec spec, c10::intrusive_ptr<c10d::Backend> backend)
+    : spec_(std::move(spec)), backend_(std::move(backend)) {
+  if (size() == 1) return;
+  link_.backend = backend_.get();
+  link_.rank = rank();
+  for (int i = 1; i < size(); ++i) {
+    link_.peers.push_back((rank() + i) % size());
+  }
+  link_.global_ranks = spec_.global_ranks;
+  link_.timeout = spec_.timeout;
+  worker_ = std::make_unique<GroupWorker>(spec_.name);
+}
+
+GroupImpl::~GroupImpl() = default;
+
+void GroupImpl::set_label(std::string label) {
+  const std::lock_guard lock(mutex_);
+  label_ = std::move(label);
+}
+
+void GroupImpl::set_tag(std::uint64_t tag) {
+  const std::lock_guard lock(mutex_);
+  tag_ = tag;
+}
+
+Pending GroupImpl::issue(CollectiveCall call, Body body) {
+  auto job = std::make_shared<Job>();
+  job->body = std::move(body);
+  job->state = std::make_shared<Pending::State>();
+  Pending pending(job->state);
+  // Under the lock until the job is queued: the sequence numbers must be in
+  // the order of the queue.
+  const std::lock_guard lock(mutex_);
+  if (!failure_.empty()) {
+    job->state->succeed();
+    C10_THROW_ERROR(DistBackendError, failure_);
+  }
+  call.sequence = sequence_++;
+  call.tag = tag_;
+  job->call = call;
+  job->label = label_;
+  worker_->run([this, job = std::move(job)] { run(*job); });
+  return pending;
+}
+
+Pending GroupImpl::count_local(Collective kind) {
+  ++counters_[static_cast<std::size_t>(kind)].calls;
+  return Pending();
+}
+
+void GroupImpl::run(Job& job) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!failure_.empty()) {
+      job.body = nullptr;
+      job.state->fail(failure_);
+      return;
+    }
+  }
+  const auto start = std::chrono::steady_clock::now();
+  std::string failure;
+  bool is_aftermath = false;
+  try {
+    GroupExchange exchange(link_, job.call);
+    job.body(exchange);
+    Counter& counter = counters_[static_cast<std::size_t>(job.call.kind)];
+    ++counter.calls;
+    counter.bytes += exchange.sent_bytes();
+  } catch (const PeerError& error) {
+    failure = failure_text(job, error.what());
+    is_aftermath = error.kind == PeerError::Kind::kClosed;
+  } catch (const std::exception& error) {
+    failure = failure_text(job, message_of(error));
+  }
+  busy_ns_ += (std::chrono::steady_clock::now() - start).count();
+  // The body holds the tensors; whoever waits may rely on them being free.
+  job.body = nullptr;
+  if (failure.empty()) {
+    job.state->succeed();
+    return;
+  }
+  fail(job, exchange_failure(failure, is_aftermath));
+}
+
+std::string GroupImpl::failure_text(const Job& job,
+                                    const std::string& reason) const {
+  return fmt::format("[rank {}] group '{}': {}{} failed: {}",
+                     spec_.global_ranks[static_cast<std::size_t>(rank())],
+                     spec_.name, describe(job.call),
+                     job.label.empty() ? "" : " (" + job.label + ")", reason);
+}
+
+void GroupImpl::fail(Job& job, std::string text) {
+  link_.backend = nullptr;
+  backend_.reset();
+  {
+    const std::lock_guard lock(mutex_);
+    failure_ = text;
+  }
+  job.state->fail(std::move(text));
+}
+
+std::string GroupImpl::exchange_failure(const std::string& text,
+                                        bool is_aftermath) {
+  if (!spec_.store) return text;
+  try {
+    const auto limit = std::chrono::steady_clock::now() + kAftermathLimit;
+    while (is_aftermath && !spec_.store->check({kFailureKey}) &&
+           std::chrono::steady_clock::now() < limit) {
+      std::this_thread::sleep_for(kAftermathPoll);
+    }
+    const std::vector<std::uint8_t> own(text.begin(), text.end());
+    const auto stored = spec_.store->compareSet(kFailureKey, {}, own);
+    if (stored.empty() || stored == own) return text;
+    return text + "\nThe first rank of the group to fail says: " +
+           std::string(stored.begin(), stored.end());
+  } catch (const std::exception&) {
+    // The store may have died with its rank; the failure itself is known.
+    return text;
+  }
+}
+
+std::byte* GroupImpl::staging(std::size_t num_bytes) {
+  return aligned(staging_, num_bytes);
+}
+
+const std::byte* GroupImpl::zeros(std::size_t num_bytes) {
+  return aligned(zeros_, num_bytes);
+}
+
+CommCounts GroupImpl::counts() const {
+  CommCounts counts;
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    counts[i] = {counters_[i].calls.load(), counters_[i].bytes.load()};
+  }
+  return counts;
+}
+
+std::chrono::nanoseconds GroupImpl::busy_time() const {
+  return std::chrono::nanoseconds(busy_ns_.load());
+}
+
+}  // namespace nfold

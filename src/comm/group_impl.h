@@ -1,0 +1,139 @@
+// File: group_impl.h
+//
+// What is behind a Group: a transport, one thread that runs the collectives in
+// the order of issue, the counters, and the first failure.
+//
+//   GroupSpec spec{.name = "data_parallel", .global_ranks = {0, 1}, ...};
+//   auto group = make_group(spec, make_gloo_backend(...));
+//   group->impl().set_label("step 12, gradient bucket 3");
+//   all_reduce(*group, tensor).wait();    // errors carry the label
+//
+// A collective is issued from any thread and runs on the group's own. A group
+// of one rank has neither thread nor transport: its collectives are done when
+// the call returns.
+//
+// [Note: Failed groups]
+// The first failure is final: the transport is closed, so that the peers find
+// out at once instead of waiting for their time-out, and every later
+// collective raises the same text. Where the group has a store the first rank
+// to fail leaves its text there, and ranks that lose a connection in the
+// aftermath quote it: the process that died is named by all, not only by
+// those that happened to talk to it.
+#pragma once
+
+#include <c10/util/intrusive_ptr.h>
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+#include <torch/csrc/distributed/c10d/Store.hpp>
+#include <vector>
+
+#include "comm/collectives_call.h"
+#include "comm/group_exchange.h"
+#include "comm/group_worker.h"
+#include "nfold/collectives.h"
+#include "nfold/group.h"
+
+namespace nfold {
+
+struct GroupSpec {
+  std::string name;
+  // Position in the group -> rank in the world.
+  std::vector<int> global_ranks;
+  // This rank's position in the group.
+  int rank = 0;
+  // How long a collective may take, waiting for late ranks included.
+  std::chrono::milliseconds timeout = std::chrono::minutes(10);
+  // Where the first failing rank leaves its text; a name space that only
+  // this group uses. May be null.
+  c10::intrusive_ptr<c10d::Store> store{};
+};
+
+// The backend needs send and recv only, and may be null for one rank.
+// Raises c10::ValueError when the spec contradicts itself.
+std::unique_ptr<Group> make_group(GroupSpec spec,
+                                  c10::intrusive_ptr<c10d::Backend> backend);
+
+class GroupImpl {
+ public:
+  using Body = std::function<void(GroupExchange&)>;
+
+  GroupImpl(GroupSpec spec, c10::intrusive_ptr<c10d::Backend> backend);
+  // Runs what was issued, to its end or its time-out.
+  ~GroupImpl();
+
+  const GroupSpec& spec() const { return spec_; }
+  int rank() const { return spec_.rank; }
+  int size() const { return static_cast<int>(spec_.global_ranks.size()); }
+
+  // What the caller is doing, for the errors of collectives issued from now
+  // on: "step 12, gradient bucket 3".
+  void set_label(std::string label);
+  // Peers must issue collectives with equal tags, else they raise as for
+  // different collectives. For callers whose calls look alike: a hash of what
+  // is communicated, say. 0 at first.
+  void set_tag(std::uint64_t tag);
+
+  // Runs the body as the group's next collective, on its thread and with an
+  // exchange that has posted `call` (sequence and tag are filled in). Raises
+  // c10::DistBackendError if the group has failed.
+  Pending issue(CollectiveCall call, Body body);
+  // For groups of one rank: counts a call that is already done.
+  Pending count_local(Collective kind);
+
+  // Memory for the bodies, one at a time: at least num_bytes, aligned to 64,
+  // kept until the group goes. Group's thread only.
+  std::byte* staging(std::size_t num_bytes);
+  // The same filled with zeros. Must not be written.
+  const std::byte* zeros(std::size_t num_bytes);
+
+  CommCounts counts() const;
+  std::chrono::nanoseconds busy_time() const;
+
+ private:
+  struct Counter {
+    std::atomic<std::int64_t> calls{0};
+    std::atomic<std::int64_t> bytes{0};
+  };
+  struct Job {
+    CollectiveCall call;
+    std::string label;
+    Body body;
+    std::shared_ptr<Pending::State> state;
+  };
+
+  void run(Job& job);
+  // "[rank 1] group 'world': all_reduce #3 of 8 float32 (step 12) failed: ".
+  std::string failure_text(const Job& job, const std::string& reason) const;
+  void fail(Job& job, std::string text);
+  // Leaves the text in the store, or returns that of the first rank to fail.
+  // `is_aftermath`: this rank's failure may follow from another's.
+  std::string exchange_failure(const std::string& text, bool is_aftermath);
+
+  const GroupSpec spec_;
+  GroupLink link_;
+  c10::intrusive_ptr<c10d::Backend> backend_;  // group's thread; null if failed
+  std::array<Counter, kNumCollectives> counters_;
+  std::atomic<std::int64_t> busy_ns_{0};
+  std::vector<std::byte> staging_;
+  std::vector<std::byte> zeros_;
+
+  mutable std::mutex mutex_;
+  std::string label_;  // guarded by mutex_, as are the following
+  std::uint64_t tag_ = 0;
+  std::uint64_t sequence_ = 0;
+  std::string failure_;  // of the first failing collective, or empty
+
+  // Last, so that the thread ends before what it uses.
+  std::unique_ptr<GroupWorker> worker_;
+};
+
+}  // namespace nfold

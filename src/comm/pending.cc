@@ -1,0 +1,62 @@
+#include "comm/pending.h"
+
+#include <c10/util/Exception.h>
+
+namespace nfold {
+
+void Pending::State::succeed() { finish(nullptr); }
+
+void Pending::State::fail(std::string text) {
+  finish(std::make_unique<const std::string>(std::move(text)));
+}
+
+void Pending::State::finish(std::unique_ptr<const std::string> error) {
+  {
+    const std::lock_guard lock(mutex_);
+    TORCH_INTERNAL_ASSERT(!is_done_);
+    error_ = std::move(error);
+    is_done_ = true;
+  }
+  done_.notify_all();
+}
+
+bool Pending::State::is_done() const {
+  const std::lock_guard lock(mutex_);
+  return is_done_;
+}
+
+void Pending::State::wait_until_done() const {
+  std::unique_lock lock(mutex_);
+  done_.wait(lock, [this] { return is_done_; });
+}
+
+void Pending::State::wait() const {
+  wait_until_done();
+  // A new exception for each caller: one exception object must not be
+  // rethrown on several threads at a time.
+  if (error_) C10_THROW_ERROR(DistBackendError, *error_);
+}
+
+Pending::Pending() = default;
+Pending::Pending(std::shared_ptr<State> state) : state_(std::move(state)) {}
+Pending::Pending(Pending&&) noexcept = default;
+
+Pending& Pending::operator=(Pending&& other) noexcept {
+  if (this != &other) {
+    if (state_) state_->wait_until_done();
+    state_ = std::move(other.state_);
+  }
+  return *this;
+}
+
+Pending::~Pending() {
+  if (state_) state_->wait_until_done();
+}
+
+bool Pending::is_done() const { return !state_ || state_->is_done(); }
+
+void Pending::wait() {
+  if (state_) state_->wait();
+}
+
+}  // namespace nfold

@@ -1,0 +1,38 @@
+// File: pending.h
+//
+// What a Pending (nfold/collectives.h) points at: the one-time result of a
+// collective, set by the group's thread and waited for by the caller.
+// Callable from any thread.
+#pragma once
+
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "nfold/collectives.h"
+
+namespace nfold {
+
+class Pending::State {
+ public:
+  // Exactly one of these is called, once.
+  void succeed();
+  void fail(std::string text);
+
+  bool is_done() const;
+  // Blocks until one of the above was called.
+  void wait_until_done() const;
+  // As above, and raises c10::DistBackendError with the text of fail().
+  void wait() const;
+
+ private:
+  void finish(std::unique_ptr<const std::string> error);
+
+  mutable std::mutex mutex_;
+  mutable std::condition_variable done_;
+  bool is_done_ = false;                      // guarded by mutex_
+  std::unique_ptr<const std::string> error_;  // set once, before is_done_
+};
+
+}  // namespace nfold

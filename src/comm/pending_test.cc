@@ -1,0 +1,87 @@
+#include "comm/pending.h"
+
+#include <gtest/gtest.h>
+
+#include <future>
+#include <thread>
+
+#include "nfold/errors.h"
+
+namespace nfold {
+namespace {
+
+TEST(Pending, DefaultIsDone) {
+  Pending pending;
+  EXPECT_TRUE(pending.is_done());
+  pending.wait();
+}
+
+TEST(Pending, WaitMayBeRepeated) {
+  auto state = std::make_shared<Pending::State>();
+  Pending pending(state);
+  EXPECT_FALSE(pending.is_done());
+  state->succeed();
+  EXPECT_TRUE(pending.is_done());
+  pending.wait();
+  pending.wait();
+}
+
+TEST(Pending, EveryWaitRaisesTheError) {
+  auto state = std::make_shared<Pending::State>();
+  Pending pending(state);
+  state->fail("rank 1 died");
+  for (int i = 0; i < 2; ++i) {
+    try {
+      pending.wait();
+      FAIL() << "nothing was raised";
+    } catch (const c10::DistBackendError& error) {
+      EXPECT_EQ(message_of(error), "rank 1 died");
+    }
+  }
+}
+
+TEST(Pending, WaitBlocksUntilDone) {
+  auto state = std::make_shared<Pending::State>();
+  Pending pending(state);
+  int value = 0;
+  std::thread worker([&] {
+    value = 7;
+    state->succeed();
+  });
+  pending.wait();
+  EXPECT_EQ(value, 7);
+  worker.join();
+}
+
+TEST(Pending, DestructorAndAssignmentWaitAndDropTheError) {
+  for (const bool assigns : {false, true}) {
+    auto state = std::make_shared<Pending::State>();
+    int value = 0;
+    std::thread worker;
+    {
+      Pending pending(state);
+      worker = std::thread([&] {
+        value = 7;
+        state->fail("rank 1 died");
+      });
+      if (assigns) {
+        pending = Pending();
+        EXPECT_EQ(value, 7);
+      }
+    }
+    EXPECT_EQ(value, 7);
+    worker.join();
+  }
+}
+
+TEST(Pending, MovedFromIsDone) {
+  auto state = std::make_shared<Pending::State>();
+  Pending pending(state);
+  Pending other = std::move(pending);
+  EXPECT_TRUE(pending.is_done());
+  EXPECT_FALSE(other.is_done());
+  state->succeed();
+}
+
+}  // namespace
+}  // namespace nfold
