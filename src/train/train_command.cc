@@ -1,0 +1,101 @@
+// `nfold train`: reads the configuration, starts the ranks, trains.
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "nfold/errors.h"
+#include "nfold/world.h"
+#include "train/commands.h"
+#include "train/launch/local_launch.h"
+#include "train/trainer.h"
+#include "train/trainer_config.h"
+
+namespace nfold::train {
+namespace {
+
+struct Arguments {
+  std::string config_path;
+  std::vector<std::string> overrides;
+  std::string run_dir;
+  int num_ranks = 1;
+  bool is_overwriting = false;
+};
+
+// The first of runs/NAME-1, runs/NAME-2, ... that does not exist.
+std::filesystem::path unused_run_dir(const std::string& name) {
+  for (int i = 1;; ++i) {
+    std::filesystem::path candidate = fmt::format("runs/{}-{}", name, i);
+    if (!std::filesystem::exists(candidate)) return candidate;
+  }
+}
+
+// Ranks that share a machine share its cores; launchers of others' make often
+// leave each rank all of them.
+void divide_cores(const World& world) {
+  if (std::getenv("OMP_NUM_THREADS") != nullptr) return;
+  const int num_cores =
+      std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  at::set_num_threads(std::max(1, num_cores / world.local_size()));
+}
+
+void run(const Arguments& arguments) {
+  // Before any rank starts, so that a wrong file or folder is one message.
+  TrainerConfig config =
+      TrainerConfig::read(arguments.config_path, arguments.overrides);
+  if (!arguments.run_dir.empty() && !is_launched_rank()) {
+    check_run_dir(arguments.run_dir, arguments.is_overwriting);
+  }
+  if (arguments.num_ranks > 1 && !is_launched_rank()) {
+    resolve_batch(config.engine, arguments.num_ranks);
+    throw CLI::RuntimeError(relaunch_this_command(arguments.num_ranks));
+  }
+  const World world = World::from_environment();
+  divide_cores(world);
+  std::filesystem::path run_dir = arguments.run_dir;
+  if (world.rank() == 0) {
+    if (run_dir.empty()) run_dir = unused_run_dir(config.name);
+    check_run_dir(run_dir, arguments.is_overwriting);
+    for (const std::string& note : config.engine.notes) {
+      fmt::print(stderr, "nfold: note: {}\n", note);
+    }
+  }
+  Trainer(std::move(config), world, run_dir).run();
+}
+
+}  // namespace
+
+void add_train_command(CLI::App& app) {
+  auto* command =
+      app.add_subcommand("train", "Train a language model as CONFIG.json says");
+  auto arguments = std::make_shared<Arguments>();
+  command
+      ->add_option("config", arguments->config_path,
+                   "Configuration with sections model, data, train, engine")
+      ->required()
+      ->type_name("CONFIG.json");
+  command
+      ->add_option("--nproc", arguments->num_ranks,
+                   "Processes to start on this machine")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--set", arguments->overrides,
+                   "Override keys, such as train.steps=100; may be repeated")
+      ->allow_extra_args(false)
+      ->type_name("KEY=VALUE");
+  command->add_option("--run-dir", arguments->run_dir,
+                      "Folder for what the run writes; by default a new one "
+                      "below runs/");
+  command->add_flag("--overwrite", arguments->is_overwriting,
+                    "Replace the run that --run-dir holds");
+  command->callback([arguments] { run(*arguments); });
+}
+
+}  // namespace nfold::train

@@ -1,0 +1,192 @@
+// The nfold program as a user runs it: train and generate on a small text.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "train/files/test_folder.h"
+
+namespace nfold::train {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
+using Json = nlohmann::json;
+
+struct Outcome {
+  int exit_code = 0;
+  std::string output;  // standard output and error together
+};
+
+Outcome run(const std::string& arguments) {
+  const std::string command = std::string("OMP_NUM_THREADS=1 ") +
+                              NFOLD_PROGRAM + " " + arguments + " 2>&1";
+  Outcome outcome;
+  FILE* pipe = popen(command.c_str(), "r");
+  std::array<char, 4096> buffer;
+  std::size_t count = 0;
+  while ((count = fread(buffer.data(), 1, buffer.size(), pipe)) > 0) {
+    outcome.output.append(buffer.data(), count);
+  }
+  outcome.exit_code = WEXITSTATUS(pclose(pipe));
+  return outcome;
+}
+
+class TrainProgramTest : public testing::Test {
+ protected:
+  TrainProgramTest() {
+    std::ofstream text(folder_.path() / "text.py");
+    for (int i = 0; i < 400; ++i) {
+      text << "def function_" << i << "(value):\n    return value + "
+           << i * 7 % 13 << "\n\n";
+    }
+    text.close();
+    write_config(R"({"steps": 6, "eval_interval": 3, "eval_batches": 2,
+                     "sample_tokens": 10})");
+  }
+
+  void write_config(const std::string& train,
+                    const std::string& optimizer =
+                        R"({"type": "AdamW", "params": {"lr": 0.003}})") {
+    std::ofstream(config_) << R"({
+      "model": {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 32,
+                "activation_checkpointing": true},
+      "data": {"path": ")" << (folder_.path() / "text.py").string()
+                           << R"(", "prepared": ")"
+                           << (folder_.path() / "data").string()
+                           << R"(", "vocab_size": 300, "val_fraction": 0.2},
+      "train": )" << train << R"(,
+      "engine": {"train_batch_size": 4, "optimizer": )"
+                           << optimizer << R"(,
+                 "zero_optimization": {"stage": 2}}})";
+  }
+
+  std::string train(const std::string& run_name, int num_ranks = 1) {
+    return "train " + config_ + " --nproc " + std::to_string(num_ranks) +
+           " --run-dir " + run_dir(run_name).string();
+  }
+  std::filesystem::path run_dir(const std::string& name) {
+    return folder_.path() / name;
+  }
+  std::vector<Json> metrics(const std::string& run_name) {
+    std::ifstream in(run_dir(run_name) / "metrics.jsonl");
+    std::vector<Json> result;
+    for (std::string line; std::getline(in, line);) {
+      result.push_back(Json::parse(line));
+    }
+    return result;
+  }
+
+  TestFolder folder_;
+  const std::string config_ = (folder_.path() / "tiny.json").string();
+};
+
+TEST_F(TrainProgramTest, TrainsOverTwoRanksReportsAndGenerates) {
+  const Outcome outcome = run(train("run", 2));
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  EXPECT_THAT(outcome.output,
+              AllOf(HasSubstr("train loss"), HasSubstr("validation loss"),
+                    HasSubstr("rank 1"), HasSubstr("one process"),
+                    HasSubstr("optimizer state"), HasSubstr("all_gather"),
+                    HasSubstr("--- sample ---\ndef ")));
+  const auto lines = metrics("run");
+  ASSERT_EQ(lines.size(), 6u);
+  EXPECT_EQ(lines[5]["step"], 6);
+  EXPECT_EQ(lines[5]["tokens"], 6 * 4 * 32);
+  EXPECT_FALSE(lines[1].contains("val_loss"));
+  EXPECT_TRUE(lines[2].contains("val_loss"));
+  EXPECT_LT(lines[5]["loss"].get<double>(), lines[0]["loss"].get<double>());
+  EXPECT_GT(lines[5]["memory"]["optimizer_bytes"].get<std::int64_t>(), 0);
+
+  std::ifstream effective(run_dir("run") / "config.effective.json");
+  EXPECT_EQ(Json::parse(effective)["model"]["vocab_size"], 300);
+
+  const std::string generate = "generate --run-dir " + run_dir("run").string() +
+                               " --prompt 'def f' --max-tokens 12 --seed 3";
+  const Outcome text = run(generate);
+  EXPECT_EQ(text.exit_code, 0) << text.output;
+  EXPECT_THAT(text.output, testing::StartsWith("def f"));
+  EXPECT_GT(text.output.size(), 6u);
+  EXPECT_EQ(run(generate).output, text.output);
+}
+
+TEST_F(TrainProgramTest, RanksAndMicroStepsDivideTheSameBatch) {
+  ASSERT_EQ(run(train("two", 2)).exit_code, 0);
+  ASSERT_EQ(run(train("one") + " --set engine.gradient_accumulation_steps=2")
+                .exit_code,
+            0);
+  const auto two = metrics("two");
+  const auto one = metrics("one");
+  ASSERT_EQ(two.size(), one.size());
+  for (std::size_t i = 0; i < two.size(); ++i) {
+    EXPECT_NEAR(two[i]["loss"].get<double>(), one[i]["loss"].get<double>(),
+                1e-4)
+        << "step " << i + 1;
+  }
+}
+
+TEST_F(TrainProgramTest, RunDirectoryIsNeverOverwrittenUnasked) {
+  ASSERT_EQ(run(train("run")).exit_code, 0);
+  const Outcome refused = run(train("run", 2));
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.output,
+              AllOf(HasSubstr("--run-dir"), HasSubstr("--overwrite")));
+  EXPECT_EQ(metrics("run").size(), 6u);
+  const Outcome allowed =
+      run(train("run") + " --overwrite --set train.steps=2");
+  EXPECT_EQ(allowed.exit_code, 0) << allowed.output;
+  EXPECT_EQ(metrics("run").size(), 2u);
+}
+
+TEST_F(TrainProgramTest, LossThatIsNotFiniteIsOneErrorWithRankAndStep) {
+  write_config(R"({"steps": 50})",
+               R"({"type": "SGD", "params": {"lr": 1e30}})");
+  const Outcome outcome = run(train("run", 2));
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.output,
+              AllOf(HasSubstr("[rank 0] step "), HasSubstr("the loss is")));
+  EXPECT_LT(metrics("run").size(), 50u);
+}
+
+TEST_F(TrainProgramTest, BadConfigurationsAreOneClearError) {
+  const Outcome key = run(train("run", 2) + " --set train.stpes=3");
+  EXPECT_EQ(key.exit_code, 1);
+  EXPECT_THAT(key.output, AllOf(HasSubstr("train.stpes"), HasSubstr("steps"),
+                                Not(HasSubstr("frame #"))));
+  const Outcome batch = run(train("run", 3));
+  EXPECT_EQ(batch.exit_code, 1);
+  EXPECT_THAT(batch.output, HasSubstr("train_batch_size"));
+  const Outcome vocab = run(train("run") + " --set model.vocab_size=270");
+  EXPECT_EQ(vocab.exit_code, 1) << vocab.output;
+  const Outcome file = run("train /no/such.json");
+  EXPECT_EQ(file.exit_code, 1);
+  EXPECT_THAT(file.output, HasSubstr("/no/such.json"));
+  const Outcome run_less = run("generate --run-dir " + run_dir("x").string());
+  EXPECT_EQ(run_less.exit_code, 1);
+  EXPECT_THAT(run_less.output, HasSubstr("model.safetensors"));
+}
+
+TEST_F(TrainProgramTest, DamagedWeightsAreAClearError) {
+  ASSERT_EQ(run(train("run")).exit_code, 0);
+  const auto weights = run_dir("run") / "model.safetensors";
+  std::filesystem::resize_file(weights,
+                               std::filesystem::file_size(weights) / 2);
+  const Outcome outcome =
+      run("generate --prompt x --run-dir " + run_dir("run").string());
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.output,
+              AllOf(HasSubstr("model.safetensors"), HasSubstr("truncated")));
+}
+
+}  // namespace
+}  // namespace nfold::train
