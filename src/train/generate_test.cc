@@ -47,13 +47,15 @@ TEST_F(GenerateTest, NoTemperatureIsTheLikeliestToken) {
   const auto greedy = run({.max_tokens = 12, .temperature = 0});
   EXPECT_EQ(greedy, run({.max_tokens = 12, .temperature = 3, .top_k = 1}));
   at::NoGradGuard no_grad;
-  const auto logits = model_->forward(at::tensor({3, 1, 4}).view({1, 3}));
+  const auto logits =
+      model_->forward(at::tensor({3, 1, 4}, at::kLong).view({1, 3}));
   EXPECT_EQ(greedy[0], logits[0][2].argmax().item<std::int64_t>());
 }
 
 TEST_F(GenerateTest, DrawsOnlyFromTheLikeliest) {
   at::NoGradGuard no_grad;
-  const auto logits = model_->forward(at::tensor({3, 1, 4}).view({1, 3}));
+  const auto logits =
+      model_->forward(at::tensor({3, 1, 4}, at::kLong).view({1, 3}));
   const auto likeliest = std::get<1>(logits[0][2].topk(3));
   for (std::uint64_t seed = 0; seed < 50; ++seed) {
     const auto token =
