@@ -1,0 +1,286 @@
+#include "grad/grad_reducer.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include "base/profile.h"
+#include "comm/group_impl.h"
+#include "kernels/non_finite.h"
+
+namespace nfold {
+
+struct GradReducer::HookOwner {
+  GradReducer* reducer = nullptr;
+  std::vector<c10::intrusive_ptr<torch::autograd::Node>> accumulators;
+};
+
+namespace {
+
+// Runs after autograd has added to the `grad` of one tensor.
+class GradHook : public torch::autograd::FunctionPostHook {
+ public:
+  explicit GradHook(std::function<void()> on_grad)
+      : on_grad_(std::move(on_grad)) {}
+
+  torch::autograd::variable_list operator()(
+      const torch::autograd::variable_list& outputs,
+      const torch::autograd::variable_list& /*inputs*/) override {
+    on_grad_();
+    return outputs;
+  }
+
+ private:
+  std::function<void()> on_grad_;
+};
+
+}  // namespace
+
+GradReducer::GradReducer(Group& group, std::vector<ShardedUnit*> units,
+                         GradReducerOptions options)
+    : group_(group), units_(std::move(units)), options_(options) {
+  std::vector<std::int64_t> numels;
+  std::vector<at::ScalarType> dtypes;
+  for (const auto* unit : units_) {
+    const auto dtype = options_.comm_dtype.value_or(unit->options().dtype);
+    numels.push_back(unit->layout().numel());
+    dtypes.push_back(dtype);
+    Slot slot;
+    slot.buffer = std::make_unique<UnitGradBuffer>(*unit, dtype);
+    slot.late = std::make_unique<UnitGradBuffer>(*unit, dtype);
+    slot.local =
+        std::make_unique<UnitGradBuffer>(*unit, unit->options().grad_dtype);
+    slots_.push_back(std::move(slot));
+  }
+  for (auto& members : plan_buckets(numels, dtypes, options_.bucket_numel)) {
+    for (const auto unit : members) slots_[unit].bucket = buckets_.size();
+    buckets_.push_back({std::move(members), false});
+  }
+  add_hooks();
+}
+
+GradReducer::~GradReducer() { hooks_->reducer = nullptr; }
+
+void GradReducer::add_hooks() {
+  hooks_ = std::make_shared<HookOwner>();
+  hooks_->reducer = this;
+  for (std::size_t unit = 0; unit < units_.size(); ++unit) {
+    const auto& params = units_[unit]->params();
+    for (std::size_t param = 0; param < params.size(); ++param) {
+      for (std::size_t i = 0; i < params[param].tensors.size(); ++i) {
+        auto accumulator = torch::autograd::impl::grad_accumulator(
+            params[param].tensors[i]);
+        accumulator->add_post_hook(std::make_unique<GradHook>(
+            [owner = std::weak_ptr<HookOwner>(hooks_),
+             address = Address{unit, param, i}] {
+              const auto alive = owner.lock();
+              if (alive && alive->reducer) alive->reducer->on_grad(address);
+            }));
+        hooks_->accumulators.push_back(std::move(accumulator));
+      }
+    }
+  }
+}
+
+void GradReducer::begin(std::string label) {
+  TORCH_CHECK_VALUE(!is_active_,
+                    "backward was called inside a backward of the same "
+                    "engine; use torch::autograd::grad for inner gradients");
+  is_active_ = true;
+  label_ = std::move(label);
+  next_bucket_ = 0;
+  for (auto& bucket : buckets_) bucket.is_launched = false;
+}
+
+void GradReducer::on_grad(const Address& address) {
+  const std::lock_guard lock(mutex_);
+  if (!is_active_) return;  // a backward of the user's own
+  const auto& param = units_[address.unit]->params()[address.param];
+  const auto& tensor = param.tensors[address.tensor];
+  auto grad = std::exchange(tensor.mutable_grad(), at::Tensor());
+  if (!grad.defined()) return;
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      !grad.requires_grad(), "parameter ", param.name,
+      ": its gradient has a graph of its own (create_graph); nfold reduces "
+      "first-order gradients. Compute the penalty with torch::autograd::grad "
+      "and pass a loss to Engine::backward");
+  if (grad.layout() != at::kStrided) grad = grad.to_dense();
+  note_non_finite(address, grad);
+
+  auto& slot = slots_[address.unit];
+  if (options_.reduces_at_boundary) {
+    slot.local->add(address.param, address.tensor, std::move(grad),
+                    options_.scale_before);
+    return;
+  }
+  const bool is_late = buckets_[slot.bucket].is_launched;
+  auto& buffer = is_late ? *slot.late : *slot.buffer;
+  buffer.add(address.param, address.tensor, std::move(grad),
+             options_.scale_before);
+  note_bytes();
+  if (!is_late) launch_complete();
+}
+
+void GradReducer::note_non_finite(const Address& address,
+                                  const at::Tensor& grad) {
+  if (non_finite_) return;
+  const auto flat = grad.reshape({-1});
+  const auto element = kernels::first_non_finite(flat);
+  if (element < 0) return;
+  non_finite_ = NonFiniteGrad{address.unit, address.param, element,
+                              flat[element].item<double>()};
+}
+
+void GradReducer::finish(bool is_boundary) {
+  const std::lock_guard lock(mutex_);
+  if (options_.reduces_at_boundary && !is_boundary) {
+    is_active_ = false;
+    return;
+  }
+  if (!options_.allows_unused) check_all_used();
+  while (next_bucket_ < buckets_.size()) launch(next_bucket_++, false);
+  finish_launch();
+  reduce_late();
+  is_active_ = false;
+}
+
+void GradReducer::check_all_used() const {
+  std::string unused;
+  for (std::size_t unit = 0; unit < units_.size(); ++unit) {
+    const auto& slot = slots_[unit];
+    if (buckets_[slot.bucket].is_launched) continue;  // it was complete
+    const auto& buffer =
+        options_.reduces_at_boundary ? *slot.local : *slot.buffer;
+    const auto& params = units_[unit]->params();
+    for (std::size_t param = 0; param < params.size(); ++param) {
+      if (!buffer.has_param(param)) unused += "\n  " + params[param].name;
+    }
+  }
+  TORCH_CHECK_VALUE(unused.empty(), "[rank ", group_.rank(), "] ", label_,
+                    ": ignore_unused_parameters is false, but these "
+                    "parameters got no gradient:",
+                    unused,
+                    "\nUse them in the loss, freeze them, or set "
+                    "zero_optimization.ignore_unused_parameters to true.");
+}
+
+bool GradReducer::is_complete(const Bucket& bucket) const {
+  return std::all_of(
+      bucket.units.begin(), bucket.units.end(),
+      [&](std::size_t unit) { return slots_[unit].buffer->is_complete(); });
+}
+
+void GradReducer::launch_complete() {
+  while (next_bucket_ < buckets_.size() &&
+         is_complete(buckets_[next_bucket_])) {
+    launch(next_bucket_++, false);
+    if (!options_.overlaps_backward) finish_launch();
+  }
+}
+
+void GradReducer::launch(std::size_t bucket_index, bool is_late) {
+  // One under way at a time bounds the memory to two buckets.
+  finish_launch();
+  const ProfileRange range("nfold::reduce_bucket");
+  auto& bucket = buckets_[bucket_index];
+  bucket.is_launched = true;
+  Launch launch{bucket_index, {}, {}, 0};
+  bool is_empty = true;
+  for (const auto unit : bucket.units) {
+    auto& slot = slots_[unit];
+    auto& buffer = options_.reduces_at_boundary ? *slot.local
+                   : is_late                    ? *slot.late
+                                                : *slot.buffer;
+    is_empty = is_empty && buffer.is_empty();
+    auto flat = buffer.take();
+    const auto dtype =
+        options_.comm_dtype.value_or(units_[unit]->options().dtype);
+    if (flat.scalar_type() != dtype) flat = flat.to(dtype);
+    launch.bytes += flat.numel() * flat.element_size();
+    launch.flats.push_back(std::move(flat));
+  }
+  group_.impl().set_label(label_ + ", gradient bucket " +
+                          std::to_string(bucket_index) +
+                          (is_late ? " (late)" : ""));
+  if (options_.all_reduces) {
+    for (const auto& flat : launch.flats) {
+      launch.pendings.push_back(all_reduce(group_, flat));
+    }
+  } else {
+    launch.pendings.push_back(
+        reduce_scatter_coalesced(group_, launch.flats, is_empty));
+  }
+  under_way_ = std::move(launch);
+  note_bytes();
+}
+
+void GradReducer::finish_launch() {
+  if (!under_way_) return;
+  const ProfileRange range("nfold::wait_for_bucket");
+  auto launch = std::exchange(under_way_, std::nullopt).value();
+  const auto start = std::chrono::steady_clock::now();
+  for (auto& pending : launch.pendings) pending.wait();
+  wait_time_ += std::chrono::steady_clock::now() - start;
+  const auto& units = buckets_[launch.bucket].units;
+  for (std::size_t i = 0; i < units.size(); ++i) {
+    auto& unit = *units_[units[i]];
+    const auto owned = unit.owned_range();
+    unit.accumulate_grad(launch.flats[i].narrow(0, owned.begin, owned.numel),
+                         options_.scale_after);
+    launch.flats[i].reset();
+  }
+}
+
+void GradReducer::reduce_late() {
+  if (group_.size() == 1 && std::all_of(slots_.begin(), slots_.end(),
+                                        [](const Slot& slot) {
+                                          return slot.late->is_empty();
+                                        })) {
+    return;
+  }
+  auto is_late = at::zeros({static_cast<std::int64_t>(buckets_.size())},
+                           at::TensorOptions(at::kByte));
+  auto* flags = is_late.mutable_data_ptr<std::uint8_t>();
+  for (const auto& slot : slots_) {
+    if (!slot.late->is_empty()) flags[slot.bucket] = 1;
+  }
+  group_.impl().set_label(label_ + ", late gradients");
+  const auto start = std::chrono::steady_clock::now();
+  all_reduce(group_, is_late, ReduceOp::kMax).wait();
+  wait_time_ += std::chrono::steady_clock::now() - start;
+  for (std::size_t bucket = 0; bucket < buckets_.size(); ++bucket) {
+    if (flags[bucket] == 0) continue;
+    launch(bucket, true);
+    finish_launch();
+  }
+}
+
+void GradReducer::reset() {
+  const std::lock_guard lock(mutex_);
+  under_way_.reset();
+  for (auto& slot : slots_) {
+    slot.buffer->clear();
+    slot.late->clear();
+    slot.local->clear();
+  }
+  for (auto* unit : units_) unit->clear_grad();
+  non_finite_.reset();
+  is_active_ = false;
+}
+
+std::int64_t GradReducer::local_bytes() const {
+  std::int64_t bytes = 0;
+  for (const auto& slot : slots_) bytes += slot.local->bytes();
+  return bytes;
+}
+
+void GradReducer::note_bytes() {
+  std::int64_t bytes = under_way_ ? under_way_->bytes : 0;
+  for (const auto& slot : slots_) {
+    bytes += slot.buffer->bytes() + slot.late->bytes();
+  }
+  peak_bytes_ = std::max(peak_bytes_, bytes);
+}
+
+}  // namespace nfold
