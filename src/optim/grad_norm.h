@@ -1,0 +1,23 @@
+// File: grad_norm.h
+//
+// The global L2 norm of all gradients, with the same bits in every stage.
+//
+// Squares are summed in fp64, first within each shard of each unit, then over
+// (unit, shard) in that order, by every rank. Where this rank owns whole units
+// (stage 0) it computes the sums of all shards; elsewhere each rank computes
+// those of its own, and they are gathered.
+#pragma once
+
+#include <vector>
+
+#include "nfold/group.h"
+#include "param/sharded_unit.h"
+
+namespace nfold {
+
+// Of the gradients as accumulated, that is, with the loss scale in them. Not
+// finite when any gradient is not. Collective; equal on all ranks. Units
+// without a gradient count as zero.
+double global_grad_norm(Group& group, const std::vector<ShardedUnit*>& units);
+
+}  // namespace nfold
