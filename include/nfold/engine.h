@@ -23,6 +23,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -79,6 +80,8 @@ class Engine {
   bool is_boundary() const;
   std::int64_t steps() const;
   double loss_scale() const;
+  // Of every parameter group. With a scheduler, set_lr lasts until the next
+  // step.
   std::vector<double> lr() const;
   void set_lr(double lr);
   MemoryReport memory() const;
@@ -86,8 +89,10 @@ class Engine {
   MemoryReport unsharded_memory() const;
   const Config& config() const;
 
+  class Impl;
+  Impl& impl() { return *impl_; }
+
  private:
-  struct Impl;
   std::unique_ptr<Impl> impl_;
 };
 

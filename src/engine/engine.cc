@@ -1,0 +1,352 @@
+#include "nfold/engine.h"
+
+#include <ATen/ATen.h>
+#include <c10/util/Exception.h>
+#include <fmt/ranges.h>
+
+#include <cmath>
+
+#include "base/log.h"
+#include "base/process_memory.h"
+#include "base/profile.h"
+#include "comm/group_impl.h"
+#include "engine/engine_impl.h"
+#include "engine/optimizer_setup.h"
+#include "nfold/collectives.h"
+#include "optim/clip.h"
+#include "optim/grad_norm.h"
+
+namespace nfold {
+namespace {
+
+// Units updated by the optimizer travel in pieces of at least this many
+// elements, so that the first are under way while the last are updated.
+constexpr std::int64_t kGatherNumel = std::int64_t{1} << 22;
+
+double ms_between(std::chrono::steady_clock::time_point begin,
+                  std::chrono::steady_clock::time_point end) {
+  return std::chrono::duration<double, std::milli>(end - begin).count();
+}
+
+Config validated(const Config& config) {
+  config.validate();
+  return config;
+}
+
+// A bucket need not be larger than the largest unit: memory would grow, and
+// nothing could be reduced before backward has ended.
+std::int64_t bucket_numel(const Config& config,
+                          const std::vector<ShardedUnit*>& units) {
+  std::int64_t largest = 1;
+  for (const auto* unit : units) {
+    largest = std::max(largest, unit->layout().numel());
+  }
+  return std::min(config.zero_optimization.reduce_bucket_size, largest);
+}
+
+GradReducerOptions reducer_options(const Config& config,
+                                   const StagePolicy& policy,
+                                   const std::vector<ShardedUnit*>& units,
+                                   int num_ranks) {
+  GradReducerOptions options;
+  options.bucket_numel = bucket_numel(config, units);
+  options.comm_dtype = config.communication_data_type;
+  options.overlaps_backward = config.zero_optimization.overlap_comm;
+  options.all_reduces = !policy.reduces_to_owner;
+  options.reduces_at_boundary = policy.reduces_at_boundary;
+  options.allows_unused = config.zero_optimization.ignore_unused_parameters;
+  if (config.gradient_allreduce_op == GradientReduceOp::kMean) {
+    const auto ranks = static_cast<float>(num_ranks);
+    const auto predivide =
+        static_cast<float>(config.gradient_predivide_factor);
+    options.scale_before =
+        config.prescale_gradients ? 1.0f / ranks : 1.0f / predivide;
+    options.scale_after =
+        config.prescale_gradients ? 1.0f : predivide / ranks;
+  }
+  return options;
+}
+
+}  // namespace
+
+Engine::Impl::Impl(std::shared_ptr<torch::nn::Module> module, Mesh& mesh,
+                   const Config& config, EngineOptions options)
+    : module_(std::move(module)),
+      group_(mesh.data_parallel()),
+      config_(validated(config)),
+      policy_(stage_policy(config_)),
+      model_(*module_, group_, config_, policy_),
+      reducer_(group_, model_.trained(),
+               reducer_options(config_, policy_, model_.trained(),
+                               group_.size())),
+      optimizer_(make_engine_optimizer(model_, config_, options)),
+      scaler_(make_loss_scaler(config_)) {
+  if (config_.managed_gradient_accumulation) {
+    accumulation_steps_ =
+        config_.train_batch_size || config_.train_micro_batch_size_per_gpu
+            ? resolve_batch(config_, group_.size())
+                  .gradient_accumulation_steps
+            : config_.gradient_accumulation_steps.value_or(1);
+  }
+  if (optimizer_ && config_.scheduler) {
+    schedule_.emplace(make_lr_schedule(*config_.scheduler, *optimizer_));
+    schedule_->apply(0, optimizer_->groups());
+  }
+  if (config_.wall_clock_breakdown) start_profile();
+  comm_at_last_step_ = group_.counts();
+}
+
+void Engine::Impl::check_loss(const at::Tensor& loss) const {
+  TORCH_CHECK_VALUE(loss.defined() && loss.numel() == 1, where(),
+                    ": backward expected a loss of one element but found ",
+                    loss.defined() ? fmt::format("shape [{}]",
+                                                 fmt::join(loss.sizes(), ", "))
+                                   : std::string("an undefined tensor"),
+                    "; reduce it with mean() or sum()");
+  TORCH_CHECK_VALUE(loss.requires_grad(), where(),
+                    ": the loss does not depend on any trainable parameter, "
+                    "or was computed under NoGradGuard");
+}
+
+std::string Engine::Impl::where() const {
+  return fmt::format("[rank {}] step {}, micro step {}", group_.rank(),
+                     steps_ + 1, micro_steps_);
+}
+
+bool Engine::Impl::is_boundary() const {
+  return micro_steps_ > 0 && micro_steps_ % accumulation_steps_ == 0;
+}
+
+void Engine::Impl::backward(const at::Tensor& loss) {
+  check_loss(loss);
+  const ProfileRange range("nfold::backward");
+  const auto start = Clock::now();
+  timers_.forward_ms += ms_between(timers_.last_end, start);
+  backward_scale_ = scaler_.scale();
+  const auto waited = reducer_.wait_time();
+  reducer_.begin(where());
+  try {
+    const auto seed = at::full_like(
+        loss, backward_scale_ / static_cast<double>(accumulation_steps_));
+    loss.backward(seed);
+    ++micro_steps_;
+    reducer_.finish(is_boundary() || !config_.managed_gradient_accumulation);
+  } catch (...) {
+    // What some buckets hold is no gradient of anything.
+    zero_grad();
+    throw;
+  }
+  timers_.last_end = Clock::now();
+  timers_.backward_ms += ms_between(start, timers_.last_end);
+  timers_.comm_wait_ms += std::chrono::duration<double, std::milli>(
+                              reducer_.wait_time() - waited)
+                              .count();
+}
+
+void Engine::Impl::zero_grad() {
+  reducer_.reset();
+  micro_steps_ = 0;
+}
+
+bool Engine::Impl::measure_gradients(StepReport& report) {
+  const ProfileRange range("nfold::grad_norm");
+  group_.impl().set_label(where() + ", gradient norm");
+  const double scaled_norm = global_grad_norm(group_, model_.trained());
+  const bool is_finite = std::isfinite(scaled_norm);
+  report.grad_norm = scaled_norm / backward_scale_;
+  if (!is_finite) report.non_finite = describe_non_finite();
+  return is_finite;
+}
+
+std::string Engine::Impl::describe_non_finite() {
+  constexpr std::int64_t kFields = 5;
+  auto table = at::zeros({group_.size() * kFields}, at::kDouble);
+  auto own = table.narrow(0, group_.rank() * kFields, kFields);
+  if (const auto& found = reducer_.non_finite()) {
+    auto* row = own.mutable_data_ptr<double>();
+    row[0] = 1;
+    row[1] = static_cast<double>(found->unit);
+    row[2] = static_cast<double>(found->param);
+    row[3] = static_cast<double>(found->element);
+    row[4] = found->value;
+  }
+  all_gather(group_, table, own).wait();
+  const auto* cells = table.const_data_ptr<double>();
+  for (int rank = 0; rank < group_.size(); ++rank) {
+    const auto* row = cells + rank * kFields;
+    if (row[0] == 0) continue;
+    const auto& unit = *model_.trained()[static_cast<std::size_t>(row[1])];
+    return fmt::format("rank {} {}[{}] = {}", rank,
+                       unit.params()[static_cast<std::size_t>(row[2])].name,
+                       static_cast<std::int64_t>(row[3]), row[4]);
+  }
+  return "no single gradient: the sum over ranks and micro steps overflowed";
+}
+
+void Engine::Impl::update(double grad_scale) {
+  const ProfileRange range("nfold::optimizer_step");
+  group_.impl().set_label(where() + ", updated parameters");
+  const auto threshold = std::min(
+      kGatherNumel, config_.zero_optimization.allgather_bucket_size);
+  std::vector<ShardedUnit*> waiting;
+  std::int64_t numel = 0;
+  optimizer_->step(static_cast<float>(grad_scale), [&](std::size_t index) {
+    auto* unit = model_.trained()[index];
+    unit->publish_shard();
+    waiting.push_back(unit);
+    numel += unit->layout().numel();
+    if (numel < threshold) return;
+    ShardedUnit::begin_gather(group_, std::exchange(waiting, {}));
+    numel = 0;
+  });
+  ShardedUnit::begin_gather(group_, std::move(waiting));
+  const auto start = Clock::now();
+  for (auto* unit : model_.trained()) unit->finish_gather();
+  timers_.comm_wait_ms += ms_between(start, Clock::now());
+}
+
+void Engine::Impl::gather(const std::vector<ShardedUnit*>& units) {
+  ShardedUnit::begin_gather(group_, units);
+  for (auto* unit : units) unit->finish_gather();
+}
+
+StepReport Engine::Impl::step() {
+  TORCH_CHECK_VALUE(micro_steps_ > 0, where(),
+                    ": step was called before backward; call backward(loss) "
+                    "first");
+  StepReport report;
+  begin_report(report);
+  if (config_.managed_gradient_accumulation && !is_boundary()) return report;
+
+  const ProfileRange range("nfold::step");
+  const auto start = Clock::now();
+  report.is_boundary = true;
+  const bool is_finite = measure_gradients(report);
+  const bool is_checked =
+      !config_.bf16.enabled || config_.bf16.check_grad_overflow;
+  report.is_skipped = !is_finite && is_checked;
+  if (report.is_skipped) {
+    log_warning("step {}: skipped, gradients are not finite ({}); loss scale {}",
+                steps_ + 1, report.non_finite, backward_scale_);
+  }
+  try {
+    scaler_.update(report.is_skipped);
+  } catch (const c10::Error& error) {
+    zero_grad();
+    TORCH_CHECK_VALUE(false, where(), ": ", error.what_without_backtrace(),
+                      " First non-finite gradient: ", report.non_finite, ".");
+  }
+  if (!report.is_skipped) {
+    const double factor = clip_factor(report.grad_norm,
+                                      config_.gradient_clipping);
+    report.clipped_grad_norm = report.grad_norm / factor;
+    if (optimizer_) update(1.0 / (backward_scale_ * factor));
+    if (schedule_) schedule_->apply(steps_ + 1, optimizer_->groups());
+  }
+  for (auto* unit : model_.trained()) unit->clear_grad();
+  reducer_.clear_non_finite();
+  micro_steps_ = 0;
+  report.step = ++steps_;
+  timers_.last_end = Clock::now();
+  report.optimizer_ms = ms_between(start, timers_.last_end);
+  finish_report(report);
+  return report;
+}
+
+void Engine::Impl::begin_report(StepReport& report) const {
+  report.step = steps_;
+  report.loss_scale = backward_scale_;
+  if (optimizer_ && !optimizer_->groups().empty()) {
+    report.lr = optimizer_->groups().front().lr;
+  }
+}
+
+void Engine::Impl::finish_report(StepReport& report) {
+  report.forward_ms = timers_.forward_ms;
+  report.backward_ms = timers_.backward_ms;
+  report.comm_wait_ms = timers_.comm_wait_ms;
+  const auto end = timers_.last_end;
+  timers_ = Timers{};
+  timers_.last_end = end;
+  report.memory = memory();
+  const auto counts = group_.counts();
+  for (int i = 0; i < kNumCollectives; ++i) {
+    report.comm[i].calls = counts[i].calls - comm_at_last_step_[i].calls;
+    report.comm[i].bytes = counts[i].bytes - comm_at_last_step_[i].bytes;
+  }
+  comm_at_last_step_ = counts;
+}
+
+MemoryReport Engine::Impl::memory() const {
+  MemoryReport report;
+  for (const auto& unit : model_.units()) {
+    report.params_bytes += unit->params_bytes();
+    report.grads_bytes += unit->grad_bytes();
+    report.optimizer_bytes += unit->master_bytes();
+  }
+  report.grads_bytes += reducer_.local_bytes();
+  if (optimizer_) report.optimizer_bytes += optimizer_->state_bytes();
+  report.bucket_peak_bytes = reducer_.peak_bytes();
+  report.peak_rss_bytes = process_memory().peak_rss_bytes;
+  return report;
+}
+
+MemoryReport Engine::Impl::unsharded_memory() const {
+  MemoryReport report;
+  for (const auto& unit : model_.units()) {
+    std::int64_t numel = 0;
+    for (const auto& param : unit->params()) numel += param.tensor().numel();
+    const auto& options = unit->options();
+    const auto bytes = [&](at::ScalarType dtype) {
+      return numel * static_cast<std::int64_t>(c10::elementSize(dtype));
+    };
+    report.params_bytes += bytes(options.dtype);
+    if (!options.is_trained) continue;
+    report.grads_bytes += bytes(options.grad_dtype);
+    if (options.master_dtype != options.dtype) {
+      report.optimizer_bytes += bytes(options.master_dtype);
+    }
+    if (optimizer_) {
+      report.optimizer_bytes +=
+          optimizer_->num_states() * bytes(options.master_dtype);
+    }
+  }
+  return report;
+}
+
+Engine::Engine(std::shared_ptr<torch::nn::Module> module, Mesh& mesh,
+               const Config& config, EngineOptions options) {
+  TORCH_CHECK_VALUE(module, "the engine needs a module but was given null");
+  impl_ = std::make_unique<Impl>(std::move(module), mesh, config,
+                                 std::move(options));
+}
+
+Engine::~Engine() = default;
+
+void Engine::backward(const at::Tensor& loss) { impl_->backward(loss); }
+StepReport Engine::step() { return impl_->step(); }
+void Engine::zero_grad() { impl_->zero_grad(); }
+bool Engine::is_boundary() const { return impl_->is_boundary(); }
+std::int64_t Engine::steps() const { return impl_->steps(); }
+double Engine::loss_scale() const { return impl_->loss_scale(); }
+MemoryReport Engine::memory() const { return impl_->memory(); }
+MemoryReport Engine::unsharded_memory() const {
+  return impl_->unsharded_memory();
+}
+const Config& Engine::config() const { return impl_->config(); }
+
+std::vector<double> Engine::lr() const {
+  std::vector<double> rates;
+  if (!impl_->optimizer()) return rates;
+  for (const auto& group : impl_->optimizer()->groups()) {
+    rates.push_back(group.lr);
+  }
+  return rates;
+}
+
+void Engine::set_lr(double lr) {
+  TORCH_CHECK_VALUE(impl_->optimizer(), "set_lr: this run has no optimizer");
+  for (auto& group : impl_->optimizer()->groups()) group.lr = lr;
+}
+
+}  // namespace nfold

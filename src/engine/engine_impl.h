@@ -1,0 +1,89 @@
+// File: engine_impl.h
+//
+// The engine wires layers together and keeps count of where training stands;
+// every decision and every byte moved belongs to a layer below.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/sharded_model.h"
+#include "engine/stage_policy.h"
+#include "grad/grad_reducer.h"
+#include "nfold/engine.h"
+#include "optim/loss_scaler.h"
+#include "optim/lr_schedule.h"
+#include "optim/sharded_optimizer.h"
+
+namespace nfold {
+
+class Engine::Impl {
+ public:
+  Impl(std::shared_ptr<torch::nn::Module> module, Mesh& mesh,
+       const Config& config, EngineOptions options);
+
+  void backward(const at::Tensor& loss);
+  StepReport step();
+  void zero_grad();
+
+  bool is_boundary() const;
+  MemoryReport memory() const;
+  MemoryReport unsharded_memory() const;
+
+  Group& group() { return group_; }
+  ShardedModel& model() { return model_; }
+  // Null in a run without optimizer.
+  ShardedOptimizer* optimizer() { return optimizer_.get(); }
+  const Config& config() const { return config_; }
+  std::int64_t steps() const { return steps_; }
+  double loss_scale() const { return scaler_.scale(); }
+  // backward ran since the last step or zero_grad.
+  bool has_gradients() const { return micro_steps_ > 0; }
+  // What accumulated gradients are multiplied with, compared to the mean.
+  double grad_multiplier() const { return backward_scale_; }
+
+  // All-gathers units whose owners changed them. Collective.
+  void gather(const std::vector<ShardedUnit*>& units);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  struct Timers {
+    Clock::time_point last_end = Clock::now();
+    double forward_ms = 0;
+    double backward_ms = 0;
+    double comm_wait_ms = 0;
+  };
+
+  void check_loss(const at::Tensor& loss) const;
+  std::string where() const;
+  void begin_report(StepReport& report) const;
+  void finish_report(StepReport& report);
+  // True when the gradients are fit for an update; fills norm and findings.
+  bool measure_gradients(StepReport& report);
+  void update(double clip_factor);
+  std::string describe_non_finite();
+
+  std::shared_ptr<torch::nn::Module> module_;
+  Group& group_;
+  Config config_;
+  StagePolicy policy_;
+  std::int64_t accumulation_steps_ = 1;
+  ShardedModel model_;
+  GradReducer reducer_;
+  std::unique_ptr<ShardedOptimizer> optimizer_;
+  LossScaler scaler_;
+  std::optional<LrSchedule> schedule_;
+
+  std::int64_t steps_ = 0;
+  std::int64_t micro_steps_ = 0;  // backward calls since the last update
+  // Loss scale that the gradients at hand carry; the scaler may move on.
+  double backward_scale_ = 1;
+  Timers timers_;
+  CommCounts comm_at_last_step_{};
+};
+
+}  // namespace nfold

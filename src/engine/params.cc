@@ -1,0 +1,216 @@
+#include "nfold/params.h"
+
+#include <ATen/ATen.h>
+#include <c10/util/Exception.h>
+
+#include <functional>
+
+#include "engine/engine_impl.h"
+#include "nfold/collectives.h"
+
+namespace nfold {
+namespace {
+
+// One parameter of an engine: where it is, and which of its elements this
+// rank owns.
+class Access {
+ public:
+  Access(Engine& engine, const at::Tensor& param)
+      : engine_(engine.impl()), address_(engine_.model().find(param)) {}
+
+  ShardedUnit& unit() { return *engine_.model().units()[address_.unit]; }
+  Engine::Impl& engine() { return engine_; }
+  const ParamState& param() { return unit().params()[address_.param]; }
+  std::size_t trained_index() {
+    return engine_.model().trained_index(address_.unit);
+  }
+
+  // The parameter's elements within `range` of the unit, if any.
+  Fragment fragment(const FlatRange& range) {
+    for (const auto& each : fragments_in(unit().layout(), range)) {
+      if (each.param == address_.param) return each;
+    }
+    return {address_.param, 0, 0, 0};
+  }
+  Fragment owned() { return fragment(unit().owned_range()); }
+
+  // From a tensor over the owned range to the parameter's part of it.
+  at::Tensor owned_part(const at::Tensor& owned_range) {
+    const auto part = owned();
+    return owned_range.narrow(0, part.range_begin, part.numel);
+  }
+
+  // The full parameter-shaped tensor whose owned pieces the ranks hold. Each
+  // piece comes from its owner bit for bit.
+  at::Tensor gather(const at::Tensor& own_piece) {
+    auto full = at::empty({param().tensor().numel()}, own_piece.options());
+    const auto mine = owned();
+    full.narrow(0, mine.param_begin, mine.numel).copy_(own_piece);
+    if (!unit().options().owns_whole_range) {
+      for (int rank = 0; rank < unit().options().num_shards; ++rank) {
+        const auto theirs = fragment(shard_range(unit().layout(), rank));
+        if (theirs.numel == 0) continue;
+        broadcast(engine_.group(),
+                  full.narrow(0, theirs.param_begin, theirs.numel), rank)
+            .wait();
+      }
+    }
+    return full.view(param().tensor().sizes());
+  }
+
+  at::Tensor own_piece_of(const at::Tensor& full_value) {
+    TORCH_CHECK_VALUE(full_value.sizes() == param().tensor().sizes(),
+                      param().name, ": expected a value of shape ",
+                      param().tensor().sizes(), " but found ",
+                      full_value.sizes());
+    const auto mine = owned();
+    return full_value.detach().reshape({-1}).narrow(0, mine.param_begin,
+                                                    mine.numel);
+  }
+
+  at::Tensor checked_local(const at::Tensor& value) {
+    TORCH_CHECK_VALUE(value.dim() == 1 && value.numel() == owned().numel,
+                      param().name, ": this rank owns ", owned().numel,
+                      " elements but was given a value of shape ",
+                      value.sizes());
+    return value.detach();
+  }
+
+  void check_has_grad() {
+    trained_index();
+    TORCH_CHECK_VALUE(engine_.has_gradients(), param().name,
+                      ": there is no gradient now; gradients exist from "
+                      "backward until the step that uses them");
+  }
+
+ private:
+  Engine::Impl& engine_;
+  ParamAddress address_;
+};
+
+at::Tensor owned_weights(Access& access) {
+  auto& unit = access.unit();
+  return access.owned_part(unit.options().is_trained ? unit.master()
+                                                     : unit.owned());
+}
+
+// The module's own copies, from what the owners now hold.
+void publish(Access& access) {
+  auto& unit = access.unit();
+  const auto low = unit.low_precision_owned();
+  if (unit.options().is_trained && low.defined()) {
+    access.owned_part(low).copy_(owned_weights(access));
+  }
+  unit.publish_shard();
+  access.engine().gather({&unit});
+}
+
+at::Tensor unscaled_grad(Access& access) {
+  access.check_has_grad();
+  return access.owned_part(access.unit().grad())
+      .to(at::kFloat)
+      .div(access.engine().grad_multiplier());
+}
+
+void set_grad(Access& access, const at::Tensor& own_piece) {
+  access.owned_part(access.unit().grad())
+      .copy_(own_piece.to(at::kFloat).mul(access.engine().grad_multiplier()));
+}
+
+ShardedOptimizer& optimizer_of(Access& access) {
+  auto* optimizer = access.engine().optimizer();
+  TORCH_CHECK_VALUE(optimizer, access.param().name,
+                    ": this run has no optimizer, so there is no state");
+  return *optimizer;
+}
+
+at::Tensor owned_state(Access& access, const std::string& state) {
+  return access.owned_part(
+      optimizer_of(access).state(access.trained_index(), state));
+}
+
+void set_state(Access& access, const std::string& state,
+               const at::Tensor& own_piece) {
+  optimizer_of(access).set_state(access.trained_index(), state,
+                                 access.owned().range_begin, own_piece);
+}
+
+}  // namespace
+
+at::Tensor safe_get_full_fp32_param(Engine& engine, const at::Tensor& param) {
+  Access access(engine, param);
+  return access.gather(owned_weights(access).to(at::kFloat));
+}
+
+void safe_set_full_fp32_param(Engine& engine, const at::Tensor& param,
+                              const at::Tensor& value) {
+  Access access(engine, param);
+  owned_weights(access).copy_(access.own_piece_of(value));
+  publish(access);
+}
+
+at::Tensor safe_get_full_grad(Engine& engine, const at::Tensor& param) {
+  Access access(engine, param);
+  return access.gather(unscaled_grad(access));
+}
+
+void safe_set_full_grad(Engine& engine, const at::Tensor& param,
+                        const at::Tensor& value) {
+  Access access(engine, param);
+  access.check_has_grad();
+  set_grad(access, access.own_piece_of(value));
+}
+
+at::Tensor safe_get_full_optimizer_state(Engine& engine,
+                                         const at::Tensor& param,
+                                         const std::string& state) {
+  Access access(engine, param);
+  return access.gather(owned_state(access, state));
+}
+
+void safe_set_full_optimizer_state(Engine& engine, const at::Tensor& param,
+                                   const at::Tensor& value,
+                                   const std::string& state) {
+  Access access(engine, param);
+  set_state(access, state, access.own_piece_of(value));
+}
+
+at::Tensor safe_get_local_fp32_param(Engine& engine, const at::Tensor& param) {
+  Access access(engine, param);
+  return owned_weights(access).to(at::kFloat).clone();
+}
+
+void safe_set_local_fp32_param(Engine& engine, const at::Tensor& param,
+                               const at::Tensor& value) {
+  Access access(engine, param);
+  owned_weights(access).copy_(access.checked_local(value));
+  publish(access);
+}
+
+at::Tensor safe_get_local_grad(Engine& engine, const at::Tensor& param) {
+  Access access(engine, param);
+  return unscaled_grad(access);
+}
+
+void safe_set_local_grad(Engine& engine, const at::Tensor& param,
+                         const at::Tensor& value) {
+  Access access(engine, param);
+  access.check_has_grad();
+  set_grad(access, access.checked_local(value));
+}
+
+at::Tensor safe_get_local_optimizer_state(Engine& engine,
+                                          const at::Tensor& param,
+                                          const std::string& state) {
+  Access access(engine, param);
+  return owned_state(access, state).clone();
+}
+
+void safe_set_local_optimizer_state(Engine& engine, const at::Tensor& param,
+                                    const at::Tensor& value,
+                                    const std::string& state) {
+  Access access(engine, param);
+  set_state(access, state, access.checked_local(value));
+}
+
+}  // namespace nfold

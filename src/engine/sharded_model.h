@@ -1,0 +1,55 @@
+// File: sharded_model.h
+//
+// A module's parameters as units: what the engine builds first and
+// everything else works on.
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/stage_policy.h"
+#include "nfold/config.h"
+#include "nfold/group.h"
+#include "param/sharded_unit.h"
+
+namespace nfold {
+
+// Where a parameter lives.
+struct ParamAddress {
+  std::size_t unit = 0;   // index in ShardedModel::units
+  std::size_t param = 0;  // index in the unit
+};
+
+class ShardedModel {
+ public:
+  // Makes all ranks agree on the model (see model_agreement.h), then moves
+  // its parameters into units. Collective.
+  ShardedModel(torch::nn::Module& module, Group& group, const Config& config,
+               const StagePolicy& policy);
+
+  const std::vector<std::unique_ptr<ShardedUnit>>& units() const {
+    return units_;
+  }
+  // Units with an optimizer; the others are frozen.
+  const std::vector<ShardedUnit*>& trained() const { return trained_; }
+
+  // Of a tensor of the module; raises c10::ValueError for any other.
+  ParamAddress find(const at::Tensor& param) const;
+  // Index of a unit within trained(); raises c10::ValueError if it is frozen.
+  std::size_t trained_index(std::size_t unit) const;
+
+  // Elements of all and of the trained parameters, without residue.
+  std::int64_t numel() const { return numel_; }
+  std::int64_t trained_numel() const { return trained_numel_; }
+
+ private:
+  std::vector<std::unique_ptr<ShardedUnit>> units_;
+  std::vector<ShardedUnit*> trained_;
+  std::int64_t numel_ = 0;
+  std::int64_t trained_numel_ = 0;
+};
+
+}  // namespace nfold
