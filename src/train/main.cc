@@ -5,6 +5,7 @@
 #include <string>
 
 #include "train/commands.h"
+#include "train/data/data_command.h"
 #include "train/launch/error_report.h"
 
 namespace {
@@ -13,6 +14,8 @@ constexpr int kUsageError = 2;
 
 constexpr char kExamples[] =
     "Examples:\n"
+    "  nfold train examples/train.json --nproc 2   train a model\n"
+    "  nfold generate --run-dir runs/train-1       let it write\n"
     "  nfold doctor                                what this machine offers\n"
     "  nfold launch --nproc 4 -- ./my_trainer      run a program as 4 ranks\n"
     "\n"
@@ -31,6 +34,9 @@ int main(int argc, char** argv) {
         error.what());
   });
   app.footer(kExamples);
+  nfold::train::add_train_command(app);
+  nfold::train::add_generate_command(app);
+  nfold::train::add_data_command(app);
   nfold::train::add_launch_command(app);
   nfold::train::add_doctor_command(app);
   try {
