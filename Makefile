@@ -31,13 +31,7 @@ $(BUILD)/build.ninja: | setup
 
 train: setup $(BUILD)/build.ninja ## train the example on NPROC=2 local processes
 	@cmake --build $(BUILD) -j $(JOBS) --target nfold
-	@$(MAKE) --no-print-directory data/stdlib/manifest.json
 	$(NFOLD) train $(CONFIG) --nproc $(NPROC) --run-dir $(RUN_DIR) $(ARGS)
-
-# The text of the example: the sources of the Python standard library.
-data/stdlib/manifest.json:
-	@$(PYTHON) scripts/collect_stdlib.py data/stdlib-text
-	$(NFOLD) data prepare --input data/stdlib-text --output data/stdlib
 
 build: setup $(BUILD)/build.ninja ## everything
 	@cmake --build $(BUILD) -j $(JOBS)

@@ -13,7 +13,7 @@ namespace nfold {
 // Bytes this rank holds, by what they are for.
 struct MemoryReport {
   std::int64_t params_bytes = 0;     // full or sharded parameters at rest
-  std::int64_t grads_bytes = 0;      // accumulated gradients
+  std::int64_t grads_bytes = 0;      // accumulated gradients, largest so far
   std::int64_t optimizer_bytes = 0;  // master weights and optimizer state
   std::int64_t bucket_peak_bytes = 0;    // gradient buckets, largest so far
   std::int64_t gathered_peak_bytes = 0;  // unsharded parameters beyond
@@ -37,5 +37,10 @@ struct StepReport {
   MemoryReport memory;           // of this rank
   CommCounts comm{};             // of this rank, since the previous step
 };
+
+// Writes the ranges that this process recorded since an engine with
+// wall_clock_breakdown was made, as a Chrome trace that Perfetto opens. One
+// file per rank; without recorded ranges the trace is empty. Raises IoError.
+void write_trace(const std::string& path);
 
 }  // namespace nfold

@@ -136,6 +136,7 @@ void Engine::Impl::backward(const at::Tensor& loss) {
     zero_grad();
     throw;
   }
+  grads_bytes_ = std::max(grads_bytes_, held_grads_bytes());
   timers_.last_end = Clock::now();
   timers_.backward_ms += ms_between(start, timers_.last_end);
   timers_.comm_wait_ms += std::chrono::duration<double, std::milli>(
@@ -149,6 +150,10 @@ void Engine::Impl::zero_grad() {
 }
 
 bool Engine::Impl::measure_gradients(StepReport& report) {
+  // A dynamic loss scale needs to know of overflows in any case.
+  if (!config_.zero_optimization.compute_grad_norm && !scaler_.is_dynamic()) {
+    return true;
+  }
   const ProfileRange range("nfold::grad_norm");
   group_.impl().set_label(where() + ", gradient norm");
   const double scaled_norm = global_grad_norm(group_, model_.trained());
@@ -226,8 +231,9 @@ StepReport Engine::Impl::step() {
       !config_.bf16.enabled || config_.bf16.check_grad_overflow;
   report.is_skipped = !is_finite && is_checked;
   if (report.is_skipped) {
-    log_warning("step {}: skipped, gradients are not finite ({}); loss scale {}",
-                steps_ + 1, report.non_finite, backward_scale_);
+    log_warning(
+        "step {}: skipped, gradients are not finite ({}); loss scale {}",
+        steps_ + 1, report.non_finite, backward_scale_);
   }
   try {
     scaler_.update(report.is_skipped);
@@ -268,6 +274,12 @@ void Engine::Impl::finish_report(StepReport& report) {
   const auto end = timers_.last_end;
   timers_ = Timers{};
   timers_.last_end = end;
+  const auto interval = config_.steps_per_print.value_or(0);
+  if (interval > 0 && steps_ % interval == 0) {
+    log_info("step {}: lr {:g}, gradient norm {:g}, loss scale {:g}{}", steps_,
+             report.lr, report.grad_norm, report.loss_scale,
+             report.is_skipped ? ", skipped" : "");
+  }
   report.memory = memory();
   const auto counts = group_.counts();
   for (int i = 0; i < kNumCollectives; ++i) {
@@ -277,14 +289,19 @@ void Engine::Impl::finish_report(StepReport& report) {
   comm_at_last_step_ = counts;
 }
 
+std::int64_t Engine::Impl::held_grads_bytes() const {
+  std::int64_t bytes = reducer_.local_bytes();
+  for (const auto* unit : model_.trained()) bytes += unit->grad_bytes();
+  return bytes;
+}
+
 MemoryReport Engine::Impl::memory() const {
   MemoryReport report;
   for (const auto& unit : model_.units()) {
     report.params_bytes += unit->params_bytes();
-    report.grads_bytes += unit->grad_bytes();
     report.optimizer_bytes += unit->master_bytes();
   }
-  report.grads_bytes += reducer_.local_bytes();
+  report.grads_bytes = grads_bytes_;
   if (optimizer_) report.optimizer_bytes += optimizer_->state_bytes();
   report.bucket_peak_bytes = reducer_.peak_bytes();
   report.peak_rss_bytes = process_memory().peak_rss_bytes;

@@ -64,7 +64,8 @@ class Engine::Impl {
   void finish_report(StepReport& report);
   // True when the gradients are fit for an update; fills norm and findings.
   bool measure_gradients(StepReport& report);
-  void update(double clip_factor);
+  void update(double grad_scale);
+  std::int64_t held_grads_bytes() const;
   std::string describe_non_finite();
 
   std::shared_ptr<torch::nn::Module> module_;
@@ -82,6 +83,7 @@ class Engine::Impl {
   std::int64_t micro_steps_ = 0;  // backward calls since the last update
   // Loss scale that the gradients at hand carry; the scaler may move on.
   double backward_scale_ = 1;
+  std::int64_t grads_bytes_ = 0;  // largest so far
   Timers timers_;
   CommCounts comm_at_last_step_{};
 };

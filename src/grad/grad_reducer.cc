@@ -224,11 +224,8 @@ void GradReducer::finish_launch() {
   wait_time_ += std::chrono::steady_clock::now() - start;
   const auto& units = buckets_[launch.bucket].units;
   for (std::size_t i = 0; i < units.size(); ++i) {
-    auto& unit = *units_[units[i]];
-    const auto owned = unit.owned_range();
-    unit.accumulate_grad(launch.flats[i].narrow(0, owned.begin, owned.numel),
-                         options_.scale_after);
-    launch.flats[i].reset();
+    units_[units[i]]->accumulate_grad(std::move(launch.flats[i]),
+                                      options_.scale_after);
   }
 }
 

@@ -14,7 +14,7 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 TEST(ModelAgreementTest, EqualModelsAgreeWithoutACopy) {
-  testing::run_ranks(3, [](World& world) {
+  run_ranks(3, [](World& world) {
     torch::nn::Linear linear(4, 3);
     torch::NoGradGuard no_grad;
     for (auto& param : linear->parameters()) param.fill_(0.5);
@@ -25,7 +25,7 @@ TEST(ModelAgreementTest, EqualModelsAgreeWithoutACopy) {
 }
 
 TEST(ModelAgreementTest, RankZerosValuesWinForParametersAndBuffers) {
-  testing::run_ranks(3, [](World& world) {
+  run_ranks(3, [](World& world) {
     torch::nn::BatchNorm1d norm(4);
     {
       torch::NoGradGuard no_grad;
@@ -42,7 +42,7 @@ TEST(ModelAgreementTest, RankZerosValuesWinForParametersAndBuffers) {
 
 TEST(ModelAgreementTest, AnotherShapeIsAnErrorOnEveryRankThatNamesIt) {
   std::atomic<int> num_errors = 0;
-  testing::run_ranks(3, [&](World& world) {
+  run_ranks(3, [&](World& world) {
     torch::nn::Linear linear(4, world.rank() == 2 ? 5 : 3);
     try {
       agree_on_model(world.group(), *linear, collect_params(*linear));
@@ -59,7 +59,7 @@ TEST(ModelAgreementTest, AnotherShapeIsAnErrorOnEveryRankThatNamesIt) {
 
 TEST(ModelAgreementTest, FrozenOnOneRankOnlyIsAnError) {
   std::atomic<int> num_errors = 0;
-  testing::run_ranks(2, [&](World& world) {
+  run_ranks(2, [&](World& world) {
     torch::nn::Linear linear(4, 3);
     linear->bias.set_requires_grad(world.rank() == 0);
     try {
@@ -74,7 +74,7 @@ TEST(ModelAgreementTest, FrozenOnOneRankOnlyIsAnError) {
 
 TEST(ModelAgreementTest, OneRankMoreParametersIsAnError) {
   std::atomic<int> num_errors = 0;
-  testing::run_ranks(2, [&](World& world) {
+  run_ranks(2, [&](World& world) {
     torch::nn::Linear linear(
         torch::nn::LinearOptions(4, 3).bias(world.rank() == 0));
     try {

@@ -90,17 +90,31 @@ const at::Tensor& ShardedUnit::grad() {
   return grad_;
 }
 
-void ShardedUnit::accumulate_grad(const at::Tensor& reduced, float scale) {
+void ShardedUnit::accumulate_grad(at::Tensor reduced, float scale) {
+  const auto owned_part = part(reduced, owned_range());
   if (has_grad_) {
-    kernels::accumulate(grad_, reduced, scale);
+    kernels::accumulate(grad_, owned_part, scale);
+    return;
+  }
+  has_grad_ = true;
+  if (options_.owns_whole_range &&
+      reduced.scalar_type() == options_.grad_dtype) {
+    if (scale != 1.0f) kernels::scaled_cast(reduced, reduced, scale);
+    grad_ = std::move(reduced);
     return;
   }
   if (!grad_.defined()) {
     grad_ = at::empty({owned_range().numel},
                       at::TensorOptions(options_.grad_dtype));
   }
-  kernels::scaled_cast(grad_, reduced, scale);
-  has_grad_ = true;
+  kernels::scaled_cast(grad_, owned_part, scale);
+}
+
+void ShardedUnit::clear_grad() {
+  has_grad_ = false;
+  // A whole gradient came as the memory of a bucket and will again; a shard
+  // keeps its own.
+  if (options_.owns_whole_range) grad_.reset();
 }
 
 void ShardedUnit::begin_gather(Group& group,

@@ -96,9 +96,11 @@ class ShardedUnit {
   // The accumulated gradient, allocated at the first call.
   const at::Tensor& grad();
   bool has_grad() const { return has_grad_; }
-  // The first contribution after clear_grad copies, later ones add.
-  void accumulate_grad(const at::Tensor& reduced, float scale);
-  void clear_grad() { has_grad_ = false; }
+  // Takes the reduced gradient of the whole unit [numel]; only the owned range
+  // matters. The first contribution after clear_grad becomes the gradient
+  // (its memory too, where this rank owns all of it), later ones add.
+  void accumulate_grad(at::Tensor reduced, float scale);
+  void clear_grad();
 
   // Starts filling `full` from the shards of all ranks of the group.
   // Collective. Several units may be gathered in one call.

@@ -97,7 +97,7 @@ TEST(ShardedUnitTest, FirstGradientCopiesLaterOnesAdd) {
 
 TEST(ShardedUnitTest, GatherAfterPublishGivesEveryRankEveryShard) {
   for (int num_ranks : {1, 2, 3, 4}) {
-    testing::run_ranks(num_ranks, [](World& world) {
+    run_ranks(num_ranks, [](World& world) {
       auto params = odd_params();
       ShardedUnit unit(params, options_of(world.rank(), world.size()));
       unit.owned().fill_(static_cast<float>(world.rank() + 1));
@@ -118,7 +118,7 @@ TEST(ShardedUnitTest, GatherAfterPublishGivesEveryRankEveryShard) {
 }
 
 TEST(ShardedUnitTest, TransitionsFollowTheTable) {
-  testing::run_ranks(2, [](World& world) {
+  run_ranks(2, [](World& world) {
     ShardedUnit unit(odd_params(), options_of(world.rank(), world.size()));
     EXPECT_EQ(unit.state(), UnitState::kUnsharded);
     unit.finish_gather();  // no-op

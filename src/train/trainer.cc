@@ -15,6 +15,7 @@
 #include "nfold/checkpoint.h"
 #include "nfold/collectives.h"
 #include "nfold/errors.h"
+#include "nfold/report.h"
 #include "train/files/output_file.h"
 #include "train/generate.h"
 #include "train/monitor/quantity.h"
@@ -43,7 +44,8 @@ void remove_old_run(const std::filesystem::path& run_dir) {
     const std::string name = entry.path().filename().string();
     if (name == "metrics.jsonl" || name == "model.safetensors" ||
         name == "config.json" || name == "config.effective.json" ||
-        name == "tokenizer.json" || name.starts_with("events.out.tfevents.")) {
+        name == "tokenizer.json" || name.starts_with("events.out.tfevents.") ||
+        name.starts_with("trace.rank")) {
       std::filesystem::remove(entry.path());
     }
   }
@@ -97,6 +99,10 @@ void Trainer::run() {
   seconds_ = seconds_since(begin);
   if (monitor_) monitor_->progress.finish();
   save();
+  if (config_.engine.wall_clock_breakdown) {
+    write_trace((run_dir_ / fmt::format("trace.rank{}.json", world_.rank()))
+                    .string());
+  }
   print_summary();
 }
 
