@@ -209,9 +209,10 @@ TEST(ConfigZero, DeprecatedGatherKeyIsRead) {
   EXPECT_THAT(config.notes,
               Contains(HasSubstr("deprecated; read as "
                                  "stage3_gather_16bit_weights_on_model_save")));
-  EXPECT_THAT(zero_error(R"("stage3_gather_fp16_weights_on_model_save": true,
-                            "stage3_gather_16bit_weights_on_model_save": true)"),
-              HasSubstr("give one of the two"));
+  EXPECT_THAT(
+      zero_error(R"("stage3_gather_fp16_weights_on_model_save": true,
+                    "stage3_gather_16bit_weights_on_model_save": true)"),
+      HasSubstr("give one of the two"));
 }
 
 TEST(ConfigZero, PartialOffloadNeedsStage3) {

@@ -16,7 +16,8 @@ namespace {
 
 constexpr std::string_view kIntroduction =
     R"(<!-- Written by nfold-config-reference from the table the reader uses.
-     After a change of src/config: build/release/src/config/nfold-config-reference > docs/configuration.md -->
+     After a change of src/config: build/release/src/config/)"
+    R"(nfold-config-reference > docs/configuration.md -->
 
 # Configuration
 
@@ -62,7 +63,8 @@ Each key below is one of
 ## Batch sizes
 
 ```
-train_batch_size = train_micro_batch_size_per_gpu x gradient_accumulation_steps x ranks
+train_batch_size = train_micro_batch_size_per_gpu )"
+    R"(x gradient_accumulation_steps x ranks
 ```
 
 Any two give the third. `train_batch_size` or `train_micro_batch_size_per_gpu`
@@ -72,7 +74,8 @@ correct and the values that would fit.
 
 With 4 ranks:
 
-| train_batch_size | train_micro_batch_size_per_gpu | gradient_accumulation_steps | result |
+| train_batch_size | train_micro_batch_size_per_gpu )"
+    R"(| gradient_accumulation_steps | result |
 | --- | --- | --- | --- |
 | 32 | 2 | 4 | as given |
 | 32 | 2 | | 4 accumulation steps |

@@ -2,7 +2,7 @@
 //
 // The characters that stand for the 256 bytes in a tokenizer.json: printable
 // Latin-1 for itself, everything else shifted to U+0100 and up, so that a
-// token is always visible text ("Ġthe" is " the").
+// token is always visible text (U+0120 and "the" are " the").
 //
 // Pure functions; callable from any thread.
 #pragma once
