@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
+
 #include "kernels/cast_copy.h"
 
 namespace nfold {
@@ -119,18 +121,28 @@ void ShardedUnit::clear_grad() {
 
 void ShardedUnit::begin_gather(Group& group,
                                std::vector<ShardedUnit*> units) {
-  std::vector<at::Tensor> outputs;
-  std::vector<ShardedUnit*> started;
-  for (auto* unit : units) {
-    if (unit->state_ != UnitState::kSharded) continue;
-    unit->state_ = UnitState::kGathering;
-    outputs.push_back(unit->full_);
-    started.push_back(unit);
+  std::erase_if(units, [](const ShardedUnit* unit) {
+    return unit->state_ != UnitState::kSharded;
+  });
+  // A collective moves one dtype.
+  while (!units.empty()) {
+    const auto dtype = units.front()->options_.dtype;
+    const auto others = std::stable_partition(
+        units.begin(), units.end(), [&](const ShardedUnit* unit) {
+          return unit->options_.dtype == dtype;
+        });
+    std::vector<at::Tensor> outputs;
+    for (auto unit = units.begin(); unit != others; ++unit) {
+      (*unit)->state_ = UnitState::kGathering;
+      outputs.push_back((*unit)->full_);
+    }
+    const auto gather = std::make_shared<Pending>(
+        all_gather_coalesced(group, std::move(outputs)));
+    for (auto unit = units.begin(); unit != others; ++unit) {
+      (*unit)->gather_ = gather;
+    }
+    units.erase(units.begin(), others);
   }
-  if (started.empty()) return;
-  auto gather = std::make_shared<Pending>(
-      all_gather_coalesced(group, std::move(outputs)));
-  for (auto* unit : started) unit->gather_ = gather;
 }
 
 void ShardedUnit::finish_gather() {

@@ -103,7 +103,8 @@ class ShardedUnit {
   void clear_grad();
 
   // Starts filling `full` from the shards of all ranks of the group.
-  // Collective. Several units may be gathered in one call.
+  // Collective. Several units may be gathered in one call; there is one
+  // collective for each dtype among them.
   static void begin_gather(Group& group, std::vector<ShardedUnit*> units);
   // Waits for it.
   void finish_gather();
