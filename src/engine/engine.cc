@@ -243,8 +243,10 @@ StepReport Engine::Impl::step() {
                       " First non-finite gradient: ", report.non_finite, ".");
   }
   if (!report.is_skipped) {
-    const double factor = clip_factor(report.grad_norm,
-                                      config_.gradient_clipping);
+    // Nothing can clip what is not finite, and nobody asked to skip it.
+    const double factor =
+        is_finite ? clip_factor(report.grad_norm, config_.gradient_clipping)
+                  : 1.0;
     report.clipped_grad_norm = report.grad_norm / factor;
     if (optimizer_) update(1.0 / (backward_scale_ * factor));
     if (schedule_) schedule_->apply(steps_ + 1, optimizer_->groups());
