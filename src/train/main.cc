@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <torch/version.h>
 
+#include <cstdlib>
 #include <exception>
 #include <string>
 
@@ -24,6 +25,10 @@ constexpr char kExamples[] =
 }  // namespace
 
 int main(int argc, char** argv) {
+  // libtorch then asks for huge pages for large tensors: a training step
+  // allocates gigabytes, and most of the kernel's time goes to 4 KiB faults.
+  // Read once, at the first allocation; a value the user set stays.
+  setenv("THP_MEM_ALLOC_ENABLE", "1", /*overwrite=*/0);
   CLI::App app("Sharded training on libtorch", "nfold");
   app.set_version_flag("--version", fmt::format("nfold {} (torch {})",
                                                 NFOLD_VERSION, TORCH_VERSION));
