@@ -249,7 +249,8 @@ StepReport Engine::Impl::step() {
                   : 1.0;
     report.clipped_grad_norm = report.grad_norm / factor;
     if (optimizer_) update(1.0 / (backward_scale_ * factor));
-    if (schedule_) schedule_->apply(steps_ + 1, optimizer_->groups());
+    ++updates_;
+    if (schedule_) schedule_->apply(updates_, optimizer_->groups());
   }
   for (auto* unit : model_.trained()) unit->clear_grad();
   reducer_.clear_non_finite();

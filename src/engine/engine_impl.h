@@ -80,6 +80,7 @@ class Engine::Impl {
   std::optional<LrSchedule> schedule_;
 
   std::int64_t steps_ = 0;
+  std::int64_t updates_ = 0;      // steps that were not skipped
   std::int64_t micro_steps_ = 0;  // backward calls since the last update
   // Loss scale that the gradients at hand carry; the scaler may move on.
   double backward_scale_ = 1;
