@@ -52,7 +52,8 @@ void UnitGradBuffer::add(std::size_t param, std::size_t tensor,
   // must be ours alone, since the collective writes into it.
   if (is_first && !flat_.defined() && scale == 1.0f &&
       range.numel == unit_->layout().numel() && grad.scalar_type() == dtype_ &&
-      grad.is_contiguous() && grad.storage().use_count() == 1) {
+      grad.is_contiguous() && grad.use_count() == 1 &&
+      grad.storage().use_count() == 1) {
     flat_ = grad.view({-1});
     return;
   }
