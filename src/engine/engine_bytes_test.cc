@@ -1,5 +1,5 @@
 // Bytes sent per rank and step, from the counters in StepReport.
-#include "engine/engine_fixture.h"
+#include "engine/engine_test.h"
 #include "engine/engine_impl.h"
 
 namespace nfold::testing {

@@ -1,5 +1,5 @@
 // Wrong use, unusual models, and ranks that do not do the same.
-#include "engine/engine_fixture.h"
+#include "engine/engine_test.h"
 
 namespace nfold::testing {
 namespace {

@@ -1,5 +1,5 @@
 // Gradients of graphs that hook-based sharding gets wrong.
-#include "engine/engine_fixture.h"
+#include "engine/engine_test.h"
 
 namespace nfold::testing {
 namespace {

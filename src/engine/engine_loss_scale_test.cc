@@ -2,7 +2,7 @@
 #include <cmath>
 #include <limits>
 
-#include "engine/engine_fixture.h"
+#include "engine/engine_test.h"
 
 namespace nfold::testing {
 namespace {

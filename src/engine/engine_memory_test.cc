@@ -2,7 +2,7 @@
 #include <c10/core/Allocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 
-#include "engine/engine_fixture.h"
+#include "engine/engine_test.h"
 #include "engine/engine_impl.h"
 
 namespace nfold::testing {

@@ -1,7 +1,7 @@
 // Every optimizer over shards against torch's, or its formula, on one process.
 #include <cmath>
 
-#include "engine/engine_fixture.h"
+#include "engine/engine_test.h"
 
 namespace nfold::testing {
 namespace {

@@ -1,5 +1,5 @@
 // Reading and changing parameters, gradients and optimizer state of an engine.
-#include "engine/engine_fixture.h"
+#include "engine/engine_test.h"
 
 namespace nfold::testing {
 namespace {

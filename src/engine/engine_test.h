@@ -1,4 +1,4 @@
-// File: engine_fixture.h
+// File: engine_test.h
 //
 // What the engine's tests share: configurations from a few words, ranks as
 // threads with a mesh each, and models with gradients that are known exactly.
