@@ -51,7 +51,7 @@ std::vector<ConfigKey> engine_keys() {
       {NFOLD_KEY(memory_breakdown), kSubsumed,
        "every step report holds the bytes by kind"},
       {NFOLD_KEY(dump_state), kSubsumed,
-       "the effective configuration is always printed and saved"},
+       "the effective configuration is always saved in the run directory"},
       {NFOLD_KEY(dataloader_drop_last), kSubsumed,
        "the trainer only makes whole batches; a program of your own brings its "
        "own loader"},

@@ -44,6 +44,29 @@ std::int64_t bucket_numel(const Config& config,
   return std::min(config.zero_optimization.reduce_bucket_size, largest);
 }
 
+// From gradients to their mean over ranks in up to three factors: for each
+// rank's gradient, for the sum, and for the optimizer to apply on the fly.
+struct GradScales {
+  double before = 1;
+  double after = 1;
+  double in_optimizer = 1;
+};
+
+GradScales scales_of(const Config& config, int num_ranks) {
+  if (config.gradient_allreduce_op == GradientReduceOp::kSum) return {};
+  const double ranks = num_ranks;
+  if (config.prescale_gradients) return {1 / ranks, 1, 1};
+  const double before = 1 / config.gradient_predivide_factor;
+  const double after = config.gradient_predivide_factor / ranks;
+  // A power of two can be applied at any time without rounding, so it costs
+  // no pass over memory of its own. Others are applied at once: a gradient
+  // that was set must read back as it was.
+  int exponent = 0;
+  const bool is_power_of_two = std::frexp(after, &exponent) == 0.5;
+  return is_power_of_two ? GradScales{before, 1, after}
+                         : GradScales{before, after, 1};
+}
+
 GradReducerOptions reducer_options(const Config& config,
                                    const StagePolicy& policy,
                                    const std::vector<ShardedUnit*>& units,
@@ -55,15 +78,9 @@ GradReducerOptions reducer_options(const Config& config,
   options.all_reduces = !policy.reduces_to_owner;
   options.reduces_at_boundary = policy.reduces_at_boundary;
   options.allows_unused = config.zero_optimization.ignore_unused_parameters;
-  if (config.gradient_allreduce_op == GradientReduceOp::kMean) {
-    const auto ranks = static_cast<float>(num_ranks);
-    const auto predivide =
-        static_cast<float>(config.gradient_predivide_factor);
-    options.scale_before =
-        config.prescale_gradients ? 1.0f / ranks : 1.0f / predivide;
-    options.scale_after =
-        config.prescale_gradients ? 1.0f : predivide / ranks;
-  }
+  const auto scales = scales_of(config, num_ranks);
+  options.scale_before = static_cast<float>(scales.before);
+  options.scale_after = static_cast<float>(scales.after);
   return options;
 }
 
@@ -80,7 +97,8 @@ Engine::Impl::Impl(std::shared_ptr<torch::nn::Module> module, Mesh& mesh,
                reducer_options(config_, policy_, model_.trained(),
                                group_.size())),
       optimizer_(make_engine_optimizer(model_, config_, options)),
-      scaler_(make_loss_scaler(config_)) {
+      scaler_(make_loss_scaler(config_)),
+      sum_scale_(scales_of(config_, group_.size()).in_optimizer) {
   if (config_.managed_gradient_accumulation) {
     accumulation_steps_ =
         config_.train_batch_size || config_.train_micro_batch_size_per_gpu
@@ -108,9 +126,12 @@ void Engine::Impl::check_loss(const at::Tensor& loss) const {
                     "or was computed under NoGradGuard");
 }
 
+std::string Engine::Impl::position() const {
+  return fmt::format("step {}, micro step {}", steps_ + 1, micro_steps_);
+}
+
 std::string Engine::Impl::where() const {
-  return fmt::format("[rank {}] step {}, micro step {}", group_.rank(),
-                     steps_ + 1, micro_steps_);
+  return fmt::format("[rank {}] {}", group_.rank(), position());
 }
 
 bool Engine::Impl::is_boundary() const {
@@ -124,7 +145,7 @@ void Engine::Impl::backward(const at::Tensor& loss) {
   timers_.forward_ms += ms_between(timers_.last_end, start);
   backward_scale_ = scaler_.scale();
   const auto waited = reducer_.wait_time();
-  reducer_.begin(where());
+  reducer_.begin(position());
   try {
     const auto seed = at::full_like(
         loss, backward_scale_ / static_cast<double>(accumulation_steps_));
@@ -155,10 +176,10 @@ bool Engine::Impl::measure_gradients(StepReport& report) {
     return true;
   }
   const ProfileRange range("nfold::grad_norm");
-  group_.impl().set_label(where() + ", gradient norm");
+  group_.impl().set_label(position() + ", gradient norm");
   const double scaled_norm = global_grad_norm(group_, model_.trained());
   const bool is_finite = std::isfinite(scaled_norm);
-  report.grad_norm = scaled_norm / backward_scale_;
+  report.grad_norm = scaled_norm * grad_scale();
   if (!is_finite) report.non_finite = describe_non_finite();
   return is_finite;
 }
@@ -190,7 +211,7 @@ std::string Engine::Impl::describe_non_finite() {
 
 void Engine::Impl::update(double grad_scale) {
   const ProfileRange range("nfold::optimizer_step");
-  group_.impl().set_label(where() + ", updated parameters");
+  group_.impl().set_label(position() + ", updated parameters");
   const auto threshold = std::min(
       kGatherNumel, config_.zero_optimization.allgather_bucket_size);
   std::vector<ShardedUnit*> waiting;
@@ -248,7 +269,7 @@ StepReport Engine::Impl::step() {
         is_finite ? clip_factor(report.grad_norm, config_.gradient_clipping)
                   : 1.0;
     report.clipped_grad_norm = report.grad_norm / factor;
-    if (optimizer_) update(1.0 / (backward_scale_ * factor));
+    if (optimizer_) update(grad_scale() / factor);
     ++updates_;
     if (schedule_) schedule_->apply(updates_, optimizer_->groups());
   }

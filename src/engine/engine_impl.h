@@ -42,8 +42,8 @@ class Engine::Impl {
   double loss_scale() const { return scaler_.scale(); }
   // backward ran since the last step or zero_grad.
   bool has_gradients() const { return micro_steps_ > 0; }
-  // What accumulated gradients are multiplied with, compared to the mean.
-  double grad_multiplier() const { return backward_scale_; }
+  // Turns accumulated gradients into the mean over ranks, unscaled.
+  double grad_scale() const { return sum_scale_ / backward_scale_; }
 
   // All-gathers units whose owners changed them. Collective.
   void gather(const std::vector<ShardedUnit*>& units);
@@ -59,6 +59,8 @@ class Engine::Impl {
   };
 
   void check_loss(const at::Tensor& loss) const;
+  // "step 12, micro step 0", and the same with the rank for errors.
+  std::string position() const;
   std::string where() const;
   void begin_report(StepReport& report) const;
   void finish_report(StepReport& report);
@@ -77,6 +79,7 @@ class Engine::Impl {
   GradReducer reducer_;
   std::unique_ptr<ShardedOptimizer> optimizer_;
   LossScaler scaler_;
+  double sum_scale_;  // turns what units accumulate into means over ranks
   std::optional<LrSchedule> schedule_;
 
   std::int64_t steps_ = 0;

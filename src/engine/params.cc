@@ -109,12 +109,12 @@ at::Tensor unscaled_grad(Access& access) {
   access.check_has_grad();
   return access.owned_part(access.unit().grad())
       .to(at::kFloat)
-      .div(access.engine().grad_multiplier());
+      .mul(access.engine().grad_scale());
 }
 
 void set_grad(Access& access, const at::Tensor& own_piece) {
   access.owned_part(access.unit().grad())
-      .copy_(own_piece.to(at::kFloat).mul(access.engine().grad_multiplier()));
+      .copy_(own_piece.to(at::kFloat).div(access.engine().grad_scale()));
 }
 
 ShardedOptimizer& optimizer_of(Access& access) {

@@ -5,7 +5,7 @@
 //   GradReducer reducer(group, units, options);
 //   reducer.begin("step 12, micro step 0");
 //   loss.backward();           // hooks fill buckets and launch them
-//   reducer.finish(true);      // the rest; unit->grad() holds the mean
+//   reducer.finish(true);      // the rest; unit->grad() is reduced
 //
 // [Note: Order of buckets]
 // A hook on each parameter's gradient accumulator moves the gradient into its

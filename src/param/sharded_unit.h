@@ -15,28 +15,29 @@
 //   master        [owned numel]: the weights the optimizer updates. `owned`
 //                 itself where its precision suffices, else an fp32 copy that
 //                 holds the values the model was built with, unrounded.
-//   grad          [owned numel], accumulation dtype: reduced, averaged
-//                 gradients of the owned range, summed over micro steps.
+//   grad          [owned numel], accumulation dtype: gradients of the owned
+//                 range, summed over ranks and micro steps, up to one
+//                 constant factor that the optimizer applies.
 //   owned == round(master) to the unit's dtype, whenever no step is under
 //   way.
 //
 // State machine. Only begin_gather, finish_gather, release and publish_shard
 // change the state; each checks that the row allows it.
 //
-//   state \ op | begin_gather | finish_gather | release     | publish_shard
-//   -----------+--------------+---------------+-------------+---------------
-//   sharded    | -> gathering | invalid       | no-op       | version + 1
-//   gathering  | no-op        | -> unsharded  | invalid     | invalid
-//   unsharded  | no-op        | no-op         | -> sharded  | version + 1,
-//              |              |               |             | -> sharded
+//   state \ op | begin_gather | finish_gather | release | publish_shard
+//   -----------+--------------+---------------+---------+---------------
+//   sharded    | -> gathering | invalid       | no-op   | version + 1
+//   gathering  | no-op        | -> unsharded  | invalid | invalid
+//   unsharded  | no-op        | no-op         | no-op   | version + 1,
+//              |              |               |         | -> sharded
 //
 //   sharded    only `shard` holds current values
 //   gathering  a collective writes the rest of `full`
 //   unsharded  all of `full` holds current values
 //
-// A unit whose storage is resident (stages 0 to 2) keeps the memory of `full`
-// in every state. With one shard, or when this rank owns everything,
-// publish_shard leaves it unsharded.
+// The storage is resident (stages 0 to 2): `full` keeps its memory in every
+// state, so there is nothing to release. With one shard, or when this rank
+// owns everything, publish_shard leaves the unit unsharded.
 //
 // Not thread-safe; one thread at a time drives a unit.
 #pragma once

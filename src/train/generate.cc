@@ -76,7 +76,10 @@ std::vector<TokenId> generate_tokens(CausalLm& model,
                       at::TensorOptions(at::kLong));
     // Only the last position's logits are needed.
     const auto hidden = model.hidden_states(context).select(1, length - 1);
-    const auto logits = model.project(hidden)[0].to(at::kFloat);
+    auto logits = model.project(hidden)[0].to(at::kFloat);
+    if (options.num_tokens > 0) {
+      logits = logits.slice(0, 0, options.num_tokens);
+    }
     const TokenId token = draw(logits, options, generator);
     if (token == end_token) break;
     result.push_back(token);
@@ -96,8 +99,10 @@ std::string generate(CausalLm& model, const Tokenizer& tokenizer,
                       kEndOfText, " to begin with; give a prompt.");
     tokens.push_back(*end_of_text);
   }
+  auto limited = options;
+  limited.num_tokens = tokenizer.vocab_size();
   const auto generated =
-      generate_tokens(model, tokens, options, end_of_text.value_or(-1));
+      generate_tokens(model, tokens, limited, end_of_text.value_or(-1));
   return prompt + tokenizer.decode(generated);
 }
 

@@ -27,6 +27,9 @@ struct GenerateOptions {
   std::uint64_t seed = 0;
   // Positions that the model has; older tokens are forgotten.
   std::int64_t max_positions = 0;
+  // Only tokens below this are drawn: a model may have more entries than its
+  // tokenizer has tokens. 0: all of the model's.
+  std::int64_t num_tokens = 0;
 };
 
 // Tokens that follow `prompt`. Ends early at `end_token` (not part of the

@@ -52,6 +52,18 @@ TEST_F(GenerateTest, NoTemperatureIsTheLikeliestToken) {
   EXPECT_EQ(greedy[0], logits[0][2].argmax().item<std::int64_t>());
 }
 
+TEST_F(GenerateTest, DrawsNoTokenThatTheTokenizerLacks) {
+  for (std::uint64_t seed = 0; seed < 8; ++seed) {
+    for (const TokenId token : run({.max_tokens = 20,
+                                    .temperature = 5,
+                                    .top_k = 0,
+                                    .seed = seed,
+                                    .num_tokens = 5})) {
+      EXPECT_LT(token, 5);
+    }
+  }
+}
+
 TEST_F(GenerateTest, DrawsOnlyFromTheLikeliest) {
   at::NoGradGuard no_grad;
   const auto logits =

@@ -82,8 +82,15 @@ Trainer::Trainer(TrainerConfig config, const World& world,
   remove_old_run(run_dir_);
   write_file_atomically(run_dir_ / "config.effective.json",
                         config_.to_json_text());
+  const auto& tensorboard = config_.engine.tensorboard;
+  const auto events =
+      tensorboard.output_path.empty()
+          ? run_dir_
+          : std::filesystem::path(tensorboard.output_path) /
+                tensorboard.job_name;
+  std::filesystem::create_directories(events);
   monitor_.reset(new Monitor{
-      MetricsLog(run_dir_ / "metrics.jsonl"), EventWriter(run_dir_),
+      MetricsLog(run_dir_ / "metrics.jsonl"), EventWriter(events),
       ProgressBar({.label = "train", .total = config_.train.steps})});
 }
 
