@@ -41,7 +41,8 @@ bool UnitGradBuffer::has_param(std::size_t param) const {
 }
 
 void UnitGradBuffer::add(std::size_t param, std::size_t tensor,
-                         at::Tensor grad, float scale) {
+                         at::Tensor grad, float scale,
+                         std::size_t num_dying_views) {
   const auto range = unit_->layout().param_range(param);
   const bool is_first = !has_param(param);
   if (!arrived_[param][tensor]) {
@@ -53,7 +54,7 @@ void UnitGradBuffer::add(std::size_t param, std::size_t tensor,
   if (is_first && !flat_.defined() && scale == 1.0f &&
       range.numel == unit_->layout().numel() && grad.scalar_type() == dtype_ &&
       grad.is_contiguous() && grad.use_count() == 1 &&
-      grad.storage().use_count() == 1) {
+      grad.storage().use_count() == 1 + num_dying_views) {
     flat_ = grad.view({-1});
     return;
   }

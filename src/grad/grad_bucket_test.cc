@@ -140,6 +140,12 @@ TEST(UnitGradBufferTest, ALoneGradientOfTheWholeUnitIsTakenOver) {
   const auto* memory = grad.data_ptr();
   buffer.add(0, 0, std::move(grad), 1);
   EXPECT_EQ(buffer.take().data_ptr(), memory);
+  // So is one whose other holder is autograd, which is done with it.
+  auto stolen = torch::ones({64});
+  const auto passed_on = stolen.detach();
+  const auto* stolen_memory = stolen.data_ptr();
+  buffer.add(0, 0, std::move(stolen), 1, 1);
+  EXPECT_EQ(buffer.take().data_ptr(), stolen_memory);
   // Somebody else holds this one, and that one has to be scaled.
   const auto held = torch::ones({64});
   buffer.add(0, 0, held, 1);

@@ -21,18 +21,18 @@ namespace {
 // Runs after autograd has added to the `grad` of one tensor.
 class GradHook : public torch::autograd::FunctionPostHook {
  public:
-  explicit GradHook(std::function<void()> on_grad)
+  explicit GradHook(std::function<void(const at::Tensor&)> on_grad)
       : on_grad_(std::move(on_grad)) {}
 
   torch::autograd::variable_list operator()(
       const torch::autograd::variable_list& outputs,
-      const torch::autograd::variable_list& /*inputs*/) override {
-    on_grad_();
+      const torch::autograd::variable_list& inputs) override {
+    on_grad_(inputs.at(0));
     return outputs;
   }
 
  private:
-  std::function<void()> on_grad_;
+  std::function<void(const at::Tensor&)> on_grad_;
 };
 
 }  // namespace
@@ -73,9 +73,11 @@ void GradReducer::add_hooks() {
             params[param].tensors[i]);
         accumulator->add_post_hook(std::make_unique<GradHook>(
             [owner = std::weak_ptr<HookOwner>(hooks_),
-             address = Address{unit, param, i}] {
+             address = Address{unit, param, i}](const at::Tensor& arrived) {
               const auto alive = owner.lock();
-              if (alive && alive->reducer) alive->reducer->on_grad(address);
+              if (alive && alive->reducer) {
+                alive->reducer->on_grad(address, arrived);
+              }
             }));
         hooks_->accumulators.push_back(std::move(accumulator));
       }
@@ -93,7 +95,7 @@ void GradReducer::begin(std::string label) {
   for (auto& bucket : buckets_) bucket.is_launched = false;
 }
 
-void GradReducer::on_grad(const Address& address) {
+void GradReducer::on_grad(const Address& address, const at::Tensor& arrived) {
   const std::lock_guard lock(mutex_);
   if (!is_active_) return;  // a backward of the user's own
   const auto& param = units_[address.unit]->params()[address.param];
@@ -116,8 +118,12 @@ void GradReducer::on_grad(const Address& address) {
   }
   const bool is_late = buckets_[slot.bucket].is_launched;
   auto& buffer = is_late ? *slot.late : *slot.buffer;
+  // Autograd keeps what it passed on until this hook returns, and reads it no
+  // more; where `grad` took it over, both are views of one storage.
+  const bool is_dying_view = arrived.defined() && arrived.use_count() == 1 &&
+                             arrived.is_alias_of(grad);
   buffer.add(address.param, address.tensor, std::move(grad),
-             options_.scale_before);
+             options_.scale_before, is_dying_view ? 1 : 0);
   note_bytes();
   if (!is_late) launch_complete();
 }

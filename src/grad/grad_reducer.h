@@ -124,7 +124,8 @@ class GradReducer {
   };
 
   void add_hooks();
-  void on_grad(const Address& address);
+  // `arrived`: what autograd added to the parameter's gradient just now.
+  void on_grad(const Address& address, const at::Tensor& arrived);
   void note_non_finite(const Address& address, const at::Tensor& grad);
   void check_all_used() const;
   bool is_complete(const Bucket& bucket) const;
