@@ -120,7 +120,8 @@ void GradReducer::on_grad(const Address& address, const at::Tensor& arrived) {
   auto& buffer = is_late ? *slot.late : *slot.buffer;
   // Autograd keeps what it passed on until this hook returns, and reads it no
   // more; where `grad` took it over, both are views of one storage.
-  const bool is_dying_view = arrived.defined() && arrived.use_count() == 1 &&
+  const bool is_dying_view = arrived.defined() && arrived.has_storage() &&
+                             arrived.use_count() == 1 &&
                              arrived.is_alias_of(grad);
   buffer.add(address.param, address.tensor, std::move(grad),
              options_.scale_before, is_dying_view ? 1 : 0);
