@@ -48,7 +48,7 @@ with `nfold::Config::from_json_file`.
 - `--set engine.zero_optimization.stage=1` overrides a key for one run.
 - Keys that do nothing here are named in the log, with the reason. So are
   deprecated keys, with what they are read as.
-- The effective configuration is printed and saved as
+- The trainer saves the effective configuration as
   `config.effective.json`, which reads back as the same configuration.
 
 Each key below is one of

@@ -40,8 +40,11 @@ class Engine::Impl {
   const Config& config() const { return config_; }
   std::int64_t steps() const { return steps_; }
   double loss_scale() const { return scaler_.scale(); }
-  // backward ran since the last step or zero_grad.
-  bool has_gradients() const { return micro_steps_ > 0; }
+  // backward ran since the last step or zero_grad, and what it left has been
+  // reduced over ranks.
+  bool has_gradients() const {
+    return micro_steps_ > 0 && (!policy_.reduces_at_boundary || is_boundary());
+  }
   // Turns accumulated gradients into the mean over ranks, unscaled.
   double grad_scale() const { return sum_scale_ / backward_scale_; }
 

@@ -292,6 +292,30 @@ TEST(EngineParams, TiedTensorsAreOneParameter) {
   }
 }
 
+TEST(EngineParams, UnreducedGradientsAreNotThereYet) {
+  const auto config =
+      config_of({.stage = 1,
+                 .zero = R"(, "reduce_at_boundary": true)",
+                 .more = R"(, "gradient_accumulation_steps": 2)"});
+  on_ranks(2, config, [&](World&, Mesh& mesh) {
+    torch::nn::Linear model(4, 4);
+    Engine engine(model, mesh, config);
+    const auto backward = [&] {
+      engine.backward(model->forward(torch::ones({1, 4})).sum());
+    };
+    backward();
+    EXPECT_THAT(
+        error_of([&] { safe_get_full_grad(engine, model->weight); }),
+        ::testing::HasSubstr("reduce_at_boundary"));
+    engine.step();
+    backward();
+    EXPECT_TRUE(safe_get_full_grad(engine, model->weight)
+                    .eq(1)
+                    .all()
+                    .item<bool>());
+  });
+}
+
 TEST(EngineParams, FrozenParametersHaveAValueButNoGradient) {
   for (const int stage : {0, 2}) {
     const auto config = config_of({.stage = stage, .optimizer = kAdamW});

@@ -80,7 +80,8 @@ class Access {
     trained_index();
     TORCH_CHECK_VALUE(engine_.has_gradients(), param().name,
                       ": there is no gradient now; gradients exist from "
-                      "backward until the step that uses them");
+                      "backward until the step that uses them, and with "
+                      "reduce_at_boundary from the last backward before it");
   }
 
  private:
