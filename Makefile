@@ -47,11 +47,11 @@ format: ## clang-format every source
 	@scripts/setup.sh lint
 	@scripts/format.sh
 
-lint: build ## layers, sizes, format, clang-tidy
+lint: setup ## layers, sizes, format, clang-tidy
 	@scripts/setup.sh lint
 	@python3 scripts/check_layers.py
 	@scripts/format.sh --check
-	@scripts/tidy.sh $(BUILD)
+	@scripts/tidy.sh
 
 asan: setup ## unit tests with address and undefined-behaviour sanitizers
 	@scripts/sanitize.sh asan $(JOBS) $(ARGS)

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Runs clang-tidy over every source of src/ that BUILD compiled, tests aside.
-#   scripts/tidy.sh BUILD [PATTERN]     only files whose path holds PATTERN
+# Runs clang-tidy over every source of src/, tests aside.
+#   scripts/tidy.sh [PATTERN]     only files whose path holds PATTERN
 set -euo pipefail
 cd "$(dirname "$0")/.."
-build=$1
-pattern=${2:-src/}
+pattern=${1:-src/}
+# Configured only: a database with every file by itself.
+build=build/tidy
+cmake --preset release -B "$build" -DNFOLD_UNITY=OFF > /dev/null
 # clang cannot read the compiler's precompiled header and does not know all
 # of its flags; the database below is without them.
 database=$(mktemp -d)

@@ -15,14 +15,14 @@
 namespace nfold {
 namespace {
 
-std::string text_of(int error) {
-  return std::generic_category().message(error);
-}
-
 // The kernel refuses larger single writes.
 constexpr std::size_t kMaxWriteBytes = std::size_t{1} << 30;
 
 }  // namespace
+
+std::string error_text(int error) {
+  return std::generic_category().message(error);
+}
 
 AtomicFile::AtomicFile(std::string path)
     : path_(std::move(path)),
@@ -30,7 +30,7 @@ AtomicFile::AtomicFile(std::string path)
   descriptor_ = ::open(temporary_path_.c_str(),
                        O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   NFOLD_CHECK_IO(descriptor_ >= 0, path_, ": cannot be written (",
-                 text_of(errno),
+                 error_text(errno),
                  "). Does its folder exist, and may this user write to it?");
 }
 
@@ -45,7 +45,7 @@ void AtomicFile::write(const void* data, std::size_t num_bytes) {
     const ssize_t written =
         ::write(descriptor_, next, std::min(num_bytes, kMaxWriteBytes));
     if (written < 0 && errno == EINTR) continue;
-    NFOLD_CHECK_IO(written > 0, path_, ": writing failed (", text_of(errno),
+    NFOLD_CHECK_IO(written > 0, path_, ": writing failed (", error_text(errno),
                    "). The file is as it was before; free space on the disk "
                    "and save again.");
     next += written;
@@ -56,14 +56,14 @@ void AtomicFile::write(const void* data, std::size_t num_bytes) {
 void AtomicFile::commit() {
   // A full disk may show only here.
   NFOLD_CHECK_IO(::fsync(descriptor_) == 0, path_,
-                 ": flushing to the disk failed (", text_of(errno),
+                 ": flushing to the disk failed (", error_text(errno),
                  "). The file is as it was before.");
   const int close_result = ::close(std::exchange(descriptor_, -1));
-  NFOLD_CHECK_IO(close_result == 0, path_, ": closing failed (", text_of(errno),
-                 "). The file is as it was before.");
+  NFOLD_CHECK_IO(close_result == 0, path_, ": closing failed (",
+                 error_text(errno), "). The file is as it was before.");
   NFOLD_CHECK_IO(std::rename(temporary_path_.c_str(), path_.c_str()) == 0,
                  path_, ": the complete file could not be renamed from ",
-                 temporary_path_, " (", text_of(errno), ").");
+                 temporary_path_, " (", error_text(errno), ").");
   is_committed_ = true;
   // The rename itself lasts only once the folder is flushed. Some file systems
   // cannot do that; the content is safe either way.

@@ -15,6 +15,9 @@
 
 namespace nfold {
 
+// "No space left on device" for ENOSPC.
+std::string error_text(int error);
+
 class AtomicFile {
  public:
   explicit AtomicFile(std::string path);

@@ -24,18 +24,14 @@ namespace {
 
 constexpr std::size_t kLengthBytes = 8;
 
-std::string text_of(int error) {
-  return std::generic_category().message(error);
-}
-
 // A whole file in memory, copy-on-write.
 class Mapping {
  public:
   explicit Mapping(const std::string& path) {
     const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    NFOLD_CHECK_IO(descriptor >= 0, path, ": cannot be read (", text_of(errno),
-                   ").");
-    struct stat status{};
+    NFOLD_CHECK_IO(descriptor >= 0, path, ": cannot be read (",
+                   error_text(errno), ").");
+    struct stat status {};
     const bool is_file =
         ::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
     if (is_file && status.st_size > 0) {
@@ -47,7 +43,7 @@ class Mapping {
     ::close(descriptor);
     NFOLD_CHECK_IO(is_file, path, ": is not a regular file.");
     NFOLD_CHECK_IO(data_ != MAP_FAILED, path, ": cannot be mapped (",
-                   text_of(error), ").");
+                   error_text(error), ").");
   }
   ~Mapping() {
     if (num_bytes_ > 0 && data_ != MAP_FAILED) ::munmap(data_, num_bytes_);

@@ -10,8 +10,6 @@
 namespace nfold {
 namespace {
 
-using Json = nlohmann::json;
-
 void remove_repeats(std::vector<std::string>& items) {
   std::set<std::string> seen;
   std::erase_if(items, [&](const std::string& item) {
@@ -23,8 +21,9 @@ void remove_repeats(std::vector<std::string>& items) {
 bool read_quoted(JsonObject& object, const std::string& name, double& value) {
   const auto raw = object.raw(name);
   if (!raw || raw->size() < 3 || raw->front() != '"') return false;
-  const Json number = Json::parse(raw->substr(1, raw->size() - 2), nullptr,
-                                  /*allow_exceptions=*/false);
+  const auto number =
+      nlohmann::json::parse(raw->substr(1, raw->size() - 2), nullptr,
+                            /*allow_exceptions=*/false);
   if (!number.is_number() || number.get<double>() < 0) return false;
   value = number.get<double>();
   return true;

@@ -12,12 +12,12 @@
 namespace nfold::kernels {
 namespace {
 
-const at::ScalarType kFloatDtypes[] = {at::kFloat, at::kDouble, at::kHalf,
-                                       at::kBFloat16};
+const at::ScalarType kNormDtypes[] = {at::kFloat, at::kDouble, at::kHalf,
+                                      at::kBFloat16};
 
 TEST(NormSquared, AddsSquaresInFp64) {
   std::mt19937 random(1);
-  for (const at::ScalarType dtype : kFloatDtypes) {
+  for (const at::ScalarType dtype : kNormDtypes) {
     for (const std::int64_t numel : {0, 1, 31, 32, 33, 4096, 4097, 100003}) {
       const at::Tensor x = awkward_tensor(numel, dtype, random, false);
       const double expected = x.to(at::kDouble).square().sum().item<double>();
@@ -40,7 +40,7 @@ TEST(NormSquared, SmallSquaresAreNotLostBesideALargeOne) {
 
 TEST(NormSquared, FindsTheFirstNonFiniteElement) {
   const double infinity = std::numeric_limits<double>::infinity();
-  for (const at::ScalarType dtype : kFloatDtypes) {
+  for (const at::ScalarType dtype : kNormDtypes) {
     const at::Tensor x = at::ones({20000}, dtype);
     x[15000] = -infinity;
     x[19999] = std::nan("");

@@ -15,8 +15,8 @@ namespace {
 
 // Elements updated at a time. What has to be converted is converted into
 // buffers of this length, which stay in the first-level cache.
-constexpr std::int64_t kBlockNumel = 512;
-constexpr std::int64_t kGrainNumel = 32768;
+constexpr std::int64_t kUpdateBlockNumel = 512;
+constexpr std::int64_t kUpdateGrainNumel = 32768;
 
 // One operand of an update: a tensor of any floating dtype, seen block by block
 // as the type that the arithmetic is done in.
@@ -33,7 +33,7 @@ struct Operand {
 };
 
 struct alignas(64) Buffer {
-  std::byte bytes[kBlockNumel * sizeof(double)];
+  std::byte bytes[kUpdateBlockNumel * sizeof(double)];
 };
 
 class Update {
@@ -66,12 +66,13 @@ class Update {
   // update(weight, grad, state 0, state 1, numel), for each block.
   template <typename BlockUpdate>
   void run(const BlockUpdate& update) const {
-    at::parallel_for(0, numel_, kGrainNumel,
-                     [&](std::int64_t begin, std::int64_t end) {
-                       for (std::int64_t i = begin; i < end; i += kBlockNumel) {
-                         run_block(update, i, std::min(kBlockNumel, end - i));
-                       }
-                     });
+    at::parallel_for(
+        0, numel_, kUpdateGrainNumel,
+        [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t i = begin; i < end; i += kUpdateBlockNumel) {
+            run_block(update, i, std::min(kUpdateBlockNumel, end - i));
+          }
+        });
   }
 
  private:

@@ -17,9 +17,9 @@ namespace {
 constexpr at::ScalarType kDtypes[kNumElements] = {
     at::kFloat, at::kDouble, at::kHalf, at::kBFloat16,
     at::kChar,  at::kByte,   at::kInt,  at::kLong};
-constexpr std::int64_t kNumel = 1000;
+constexpr std::int64_t kSimdNumel = 1000;
 
-// Runs loops over [0, kNumel) of tensors.
+// Runs loops over [0, kSimdNumel) of tensors.
 using Operation = std::function<void(const Loops&, std::vector<at::Tensor>&,
                                      std::int64_t begin, std::int64_t numel)>;
 
@@ -38,17 +38,17 @@ std::vector<at::Tensor> copy_of(const std::vector<at::Tensor>& tensors) {
 void expect_same_bits(const char* name, const std::vector<at::Tensor>& tensors,
                       const Operation& operation, std::mt19937& random) {
   std::vector<at::Tensor> expected = copy_of(tensors);
-  for (std::int64_t i = 0; i < kNumel; ++i) {
+  for (std::int64_t i = 0; i < kSimdNumel; ++i) {
     operation(loops_of(Simd::kBaseline), expected, i, 1);
   }
   for (const Simd simd : supported_simds()) {
     for (int repetition = 0; repetition < 3; ++repetition) {
       std::vector<at::Tensor> actual = copy_of(tensors);
-      const std::int64_t longest = repetition == 0 ? kNumel : 150;
-      for (std::int64_t begin = 0; begin < kNumel;) {
+      const std::int64_t longest = repetition == 0 ? kSimdNumel : 150;
+      for (std::int64_t begin = 0; begin < kSimdNumel;) {
         const std::int64_t wanted =
-            repetition == 0 ? kNumel : 1 + random() % longest;
-        const std::int64_t numel = std::min(wanted, kNumel - begin);
+            repetition == 0 ? kSimdNumel : 1 + random() % longest;
+        const std::int64_t numel = std::min(wanted, kSimdNumel - begin);
         operation(loops_of(simd), actual, begin, numel);
         begin += numel;
       }
@@ -66,11 +66,13 @@ TEST(Simd, ReductionsHaveTheSameBitsInEverySet) {
     const at::ScalarType wide =
         at::isReducedFloatingType(kDtypes[e]) ? at::kFloat : kDtypes[e];
     const std::vector<at::Tensor> elements{
-        at::zeros({kNumel}, wide), awkward_tensor(kNumel, kDtypes[e], random),
-        awkward_tensor(kNumel, kDtypes[e], random)};
-    const std::vector<at::Tensor> wides{awkward_tensor(kNumel, wide, random),
-                                        awkward_tensor(kNumel, wide, random),
-                                        awkward_tensor(kNumel, wide, random)};
+        at::zeros({kSimdNumel}, wide),
+        awkward_tensor(kSimdNumel, kDtypes[e], random),
+        awkward_tensor(kSimdNumel, kDtypes[e], random)};
+    const std::vector<at::Tensor> wides{
+        awkward_tensor(kSimdNumel, wide, random),
+        awkward_tensor(kSimdNumel, wide, random),
+        awkward_tensor(kSimdNumel, wide, random)};
     for (const bool is_sum : {true, false}) {
       const auto of = [is_sum, e](const Loops& loops) {
         return is_sum ? loops.sum[e] : loops.max[e];
@@ -98,8 +100,8 @@ TEST(Simd, ConversionsHaveTheSameBitsInEverySet) {
   for (int from = 0; from < kNumFloatElements; ++from) {
     for (int to = 0; to < kNumFloatElements; ++to) {
       const std::vector<at::Tensor> tensors{
-          awkward_tensor(kNumel, kDtypes[to], random),
-          awkward_tensor(kNumel, kDtypes[from], random)};
+          awkward_tensor(kSimdNumel, kDtypes[to], random),
+          awkward_tensor(kSimdNumel, kDtypes[from], random)};
       expect_same_bits(
           "scaled_cast", tensors,
           [=](const Loops& loops, auto& t, auto begin, auto numel) {
@@ -141,7 +143,8 @@ TEST(Simd, OptimizersHaveTheSameBitsInEverySet) {
   for (int type = 0; type < 2; ++type) {
     std::vector<at::Tensor> tensors;
     for (int i = 0; i < 4; ++i) {
-      tensors.push_back(awkward_tensor(kNumel, kDtypes[type], random, false));
+      tensors.push_back(
+          awkward_tensor(kSimdNumel, kDtypes[type], random, false));
     }
     tensors[3].abs_();
     const auto pointers = [](const std::vector<at::Tensor>& t, auto begin) {

@@ -19,9 +19,9 @@ namespace {
 
 // Elements worked on at a time: the partial sums of a few levels of the tree
 // stay in the first-level cache.
-constexpr std::int64_t kBlockNumel = 1024;
-constexpr std::int64_t kSlotBytes = kBlockNumel * sizeof(double);
-constexpr std::int64_t kGrainNumel = 32 * kBlockNumel;
+constexpr std::int64_t kTreeBlockNumel = 1024;
+constexpr std::int64_t kSlotBytes = kTreeBlockNumel * sizeof(double);
+constexpr std::int64_t kTreeGrainNumel = 32 * kTreeBlockNumel;
 
 // Where a step reads or writes: an input, a slot for partial results, or out.
 struct Place {
@@ -133,8 +133,8 @@ class TreeReduction {
       }
       return out + offset_bytes;
     };
-    for (std::int64_t first = begin; first < end; first += kBlockNumel) {
-      const std::int64_t numel = std::min(kBlockNumel, end - first);
+    for (std::int64_t first = begin; first < end; first += kTreeBlockNumel) {
+      const std::int64_t numel = std::min(kTreeBlockNumel, end - first);
       const std::int64_t offset_bytes = first * element_bytes_;
       for (const Step& step : plan_.steps) {
         std::byte* to = at(step.to, offset_bytes);
@@ -192,7 +192,7 @@ void reduce(const char* kernel, const ReduceLoops (&table)[kNumElements],
   }
   const TreeReduction reduction(table[static_cast<int>(element)], element,
                                 inputs.size());
-  at::parallel_for(0, out.numel(), kGrainNumel,
+  at::parallel_for(0, out.numel(), kTreeGrainNumel,
                    [&](std::int64_t begin, std::int64_t end) {
                      reduction.run(to, pointers, begin, end);
                    });

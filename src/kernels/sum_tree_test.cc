@@ -11,8 +11,8 @@
 namespace nfold::kernels {
 namespace {
 
-const std::vector<at::ScalarType> kFloatDtypes{at::kFloat, at::kDouble,
-                                               at::kHalf, at::kBFloat16};
+const std::vector<at::ScalarType> kSumDtypes{at::kFloat, at::kDouble, at::kHalf,
+                                             at::kBFloat16};
 const std::vector<at::ScalarType> kIntegerDtypes{at::kChar, at::kByte, at::kInt,
                                                  at::kLong};
 
@@ -37,7 +37,7 @@ at::Tensor reference_sum(const std::vector<at::Tensor>& inputs) {
 
 TEST(SumTree, AddsInTreeOrderAndRoundsOnce) {
   std::mt19937 random(1);
-  for (const at::ScalarType dtype : kFloatDtypes) {
+  for (const at::ScalarType dtype : kSumDtypes) {
     for (std::size_t count : {1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 33}) {
       std::vector<at::Tensor> inputs;
       for (std::size_t i = 0; i < count; ++i) {
@@ -79,7 +79,7 @@ TEST(SumTree, IntegersAreExactAndWrapAround) {
 
 TEST(SumTree, OutputMayBeAnyInput) {
   std::mt19937 random(3);
-  for (const at::ScalarType dtype : kFloatDtypes) {
+  for (const at::ScalarType dtype : kSumDtypes) {
     for (std::size_t count : {1, 2, 3, 5, 8}) {
       for (std::size_t alias = 0; alias < count; ++alias) {
         std::vector<at::Tensor> inputs;
@@ -97,7 +97,7 @@ TEST(SumTree, OutputMayBeAnyInput) {
 
 TEST(SumTree, SplittingARangeDoesNotChangeIt) {
   std::mt19937 random(4);
-  for (const at::ScalarType dtype : kFloatDtypes) {
+  for (const at::ScalarType dtype : kSumDtypes) {
     const std::int64_t numel = 70001;
     std::vector<at::Tensor> inputs;
     for (int i = 0; i < 3; ++i) {
@@ -128,7 +128,7 @@ TEST(SumTree, EmptyTensorsAreFine) {
 
 TEST(MaxOf, KeepsTheLargestAndNan) {
   std::mt19937 random(5);
-  for (const auto& dtypes : {kFloatDtypes, kIntegerDtypes}) {
+  for (const auto& dtypes : {kSumDtypes, kIntegerDtypes}) {
     for (const at::ScalarType dtype : dtypes) {
       std::vector<at::Tensor> inputs;
       for (int i = 0; i < 3; ++i) {

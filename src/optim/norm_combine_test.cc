@@ -10,7 +10,7 @@
 namespace nfold {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kInf = std::numeric_limits<double>::infinity();
 
 TEST(CombineNorms, IsTheRootOfTheSumOfSquares) {
   EXPECT_EQ(combine_norms({3, 4}), 5);
@@ -20,9 +20,9 @@ TEST(CombineNorms, IsTheRootOfTheSumOfSquares) {
 
 TEST(CombineNorms, AnInvalidNormIsNeverTakenForASmallOne) {
   // -1 squared would be 1.
-  EXPECT_EQ(combine_norms({3, kInvalidNorm}), kInfinity);
-  EXPECT_EQ(combine_norms({kInfinity, 1}), kInfinity);
-  EXPECT_EQ(combine_norms({1, std::nan("")}), kInfinity);
+  EXPECT_EQ(combine_norms({3, kInvalidNorm}), kInf);
+  EXPECT_EQ(combine_norms({kInf, 1}), kInf);
+  EXPECT_EQ(combine_norms({1, std::nan("")}), kInf);
   EXPECT_FALSE(is_valid_norm(combine_norms({1, -1})));
   EXPECT_TRUE(is_valid_norm(combine_norms({1, 2})));
 }
@@ -32,8 +32,8 @@ TEST(NormOfSquareSums, AddsInTheOrderGiven) {
   // 0x1p53 + 1 + 1 from left to right loses both ones.
   EXPECT_EQ(norm_of_square_sums({0x1p53, 1, 1}), std::sqrt(0x1p53));
   EXPECT_EQ(norm_of_square_sums({1, 1, 0x1p53}), std::sqrt(0x1p53 + 2));
-  EXPECT_EQ(norm_of_square_sums({9, std::nan("")}), kInfinity);
-  EXPECT_EQ(norm_of_square_sums({9, kInfinity}), kInfinity);
+  EXPECT_EQ(norm_of_square_sums({9, std::nan("")}), kInf);
+  EXPECT_EQ(norm_of_square_sums({9, kInf}), kInf);
 }
 
 TEST(NormOf, CountsEveryTensorOnce) {
@@ -41,7 +41,7 @@ TEST(NormOf, CountsEveryTensorOnce) {
   const auto b = at::tensor({12.0F});
   EXPECT_EQ(norm_of({a, b}), 13);
   EXPECT_EQ(norm_of({a, at::Tensor(), at::zeros({0})}), 5);
-  EXPECT_EQ(norm_of({at::tensor({3.0F, -4.0F}), b}, kInfinity), 12);
+  EXPECT_EQ(norm_of({at::tensor({3.0F, -4.0F}), b}, kInf), 12);
   EXPECT_EQ(norm_of({}), 0);
 }
 
@@ -55,9 +55,9 @@ TEST(NormOf, TakesThePowerOfEveryTensor) {
 
 TEST(NormOf, NonFiniteElementsMakeItInvalid) {
   const auto fine = at::tensor({3.0F, 4.0F});
-  for (const double bad : {kInfinity, -kInfinity, std::nan("")}) {
+  for (const double bad : {kInf, -kInf, std::nan("")}) {
     const auto tensor = at::tensor({1.0F, static_cast<float>(bad)});
-    for (const double p : {1.0, 2.0, 3.0, kInfinity}) {
+    for (const double p : {1.0, 2.0, 3.0, kInf}) {
       EXPECT_EQ(norm_of({fine, tensor}, p), kInvalidNorm) << bad << " " << p;
       EXPECT_EQ(norm_of({tensor, fine}, p), kInvalidNorm) << bad << " " << p;
     }
@@ -83,7 +83,7 @@ TEST(IsValidNorm, OnlyFiniteNumbersFromZeroOn) {
   EXPECT_TRUE(is_valid_norm(0));
   EXPECT_TRUE(is_valid_norm(1e300));
   EXPECT_FALSE(is_valid_norm(-1));
-  EXPECT_FALSE(is_valid_norm(kInfinity));
+  EXPECT_FALSE(is_valid_norm(kInf));
   EXPECT_FALSE(is_valid_norm(std::nan("")));
 }
 

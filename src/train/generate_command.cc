@@ -13,13 +13,13 @@
 namespace nfold::train {
 namespace {
 
-struct Arguments {
+struct GenerateArguments {
   std::string run_dir;
   std::string prompt;
   GenerateOptions options;
 };
 
-void run(Arguments arguments) {
+void run_generate(GenerateArguments arguments) {
   const std::filesystem::path folder = arguments.run_dir;
   NFOLD_CHECK_IO(std::filesystem::exists(folder / "model.safetensors"),
                  folder.string(),
@@ -46,7 +46,7 @@ void run(Arguments arguments) {
 void add_generate_command(CLI::App& app) {
   auto* command = app.add_subcommand(
       "generate", "Continue a text with a model that was trained");
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<GenerateArguments>();
   command->add_option("--run-dir", arguments->run_dir, "Folder of the run")
       ->required();
   command->add_option("--prompt", arguments->prompt, "Text to continue");
@@ -64,7 +64,7 @@ void add_generate_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--seed", arguments->options.seed, "Of the draws")
       ->capture_default_str();
-  command->callback([arguments] { run(*arguments); });
+  command->callback([arguments] { run_generate(*arguments); });
 }
 
 }  // namespace nfold::train

@@ -20,7 +20,7 @@
 namespace nfold::train {
 namespace {
 
-struct Arguments {
+struct TrainArguments {
   std::string config_path;
   std::vector<std::string> overrides;
   std::string run_dir;
@@ -45,7 +45,7 @@ void divide_cores(const World& world) {
   at::set_num_threads(std::max(1, num_cores / world.local_size()));
 }
 
-void run(const Arguments& arguments) {
+void run_train(const TrainArguments& arguments) {
   // Before any rank starts, so that a wrong file or folder is one message.
   TrainerConfig config =
       TrainerConfig::read(arguments.config_path, arguments.overrides);
@@ -74,7 +74,7 @@ void run(const Arguments& arguments) {
 void add_train_command(CLI::App& app) {
   auto* command =
       app.add_subcommand("train", "Train a language model as CONFIG.json says");
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<TrainArguments>();
   command
       ->add_option("config", arguments->config_path,
                    "Configuration with sections model, data, train, engine")
@@ -95,7 +95,7 @@ void add_train_command(CLI::App& app) {
                       "below runs/");
   command->add_flag("--overwrite", arguments->is_overwriting,
                     "Replace the run that --run-dir holds");
-  command->callback([arguments] { run(*arguments); });
+  command->callback([arguments] { run_train(*arguments); });
 }
 
 }  // namespace nfold::train

@@ -8,7 +8,7 @@
 namespace nfold::train {
 namespace {
 
-constexpr int kNumBytes = 256;
+constexpr int kNumByteValues = 256;
 // 256 + the 68 bytes that do not stand for themselves.
 constexpr std::size_t kAlphabetEnd = 324;
 
@@ -18,7 +18,7 @@ constexpr bool stands_for_itself(int byte) {
 }
 
 struct Alphabet {
-  std::array<char32_t, kNumBytes> char_of{};
+  std::array<char32_t, kNumByteValues> char_of{};
   std::array<std::int16_t, kAlphabetEnd> byte_of{};
 };
 
@@ -26,7 +26,7 @@ constexpr Alphabet make_alphabet() {
   Alphabet alphabet;
   for (auto& byte : alphabet.byte_of) byte = -1;
   char32_t next = 256;
-  for (int byte = 0; byte < kNumBytes; ++byte) {
+  for (int byte = 0; byte < kNumByteValues; ++byte) {
     const char32_t c =
         stands_for_itself(byte) ? static_cast<char32_t>(byte) : next++;
     alphabet.char_of[byte] = c;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "nfold/errors.h"
+#include "testing/raised_text.h"
 #include "train/data/corpus.h"
 #include "train/data/token_file.h"
 #include "train/data/tokenizer.h"
@@ -26,17 +27,6 @@ namespace fs = std::filesystem;
 using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-template <typename Error, typename F>
-std::string text_of(F&& raise) {
-  try {
-    raise();
-  } catch (const Error& error) {
-    return message_of(error);
-  }
-  ADD_FAILURE() << "nothing of this type was raised";
-  return "";
-}
 
 void write(const fs::path& path, const std::string& text) {
   fs::create_directories(path.parent_path());

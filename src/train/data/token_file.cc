@@ -13,7 +13,8 @@ namespace {
 static_assert(std::endian::native == std::endian::little,
               "token files are little-endian");
 
-constexpr const char* kAdvice = "; make it again with `nfold data prepare`";
+constexpr const char* kPrepareAgain =
+    "; make it again with `nfold data prepare`";
 
 std::string make_header(std::int64_t num_tokens) {
   std::array<std::int32_t, kTokenFileHeaderBytes / 4> header{};
@@ -30,23 +31,23 @@ TokenFile::TokenFile(const std::filesystem::path& path) : file_(path) {
   NFOLD_CHECK_IO(bytes.size() >= kTokenFileHeaderBytes, path.string(),
                  ": expected a token file, which begins with ",
                  kTokenFileHeaderBytes, " bytes of header, but it has ",
-                 bytes.size(), " bytes", kAdvice);
+                 bytes.size(), " bytes", kPrepareAgain);
   std::array<std::int32_t, 3> header{};
   std::memcpy(header.data(), bytes.data(), sizeof(header));
   NFOLD_CHECK_IO(header[0] == kTokenFileMagic, path.string(),
                  ": expected a token file, which begins with ", kTokenFileMagic,
-                 ", but it begins with ", header[0], kAdvice);
+                 ", but it begins with ", header[0], kPrepareAgain);
   NFOLD_CHECK_IO(header[1] == kTokenFileVersion, path.string(),
                  ": expected token file version ", kTokenFileVersion,
-                 " but found ", header[1], kAdvice);
+                 " but found ", header[1], kPrepareAgain);
   num_tokens_ = header[2];
   const auto found =
       static_cast<std::int64_t>(bytes.size() - kTokenFileHeaderBytes);
-  NFOLD_CHECK_IO(num_tokens_ >= 0 && found == num_tokens_ * 2, path.string(),
-                 ": its header promises ", num_tokens_, " tokens in ",
-                 num_tokens_ * 2, " bytes but ", found,
-                 " bytes follow; the file is ",
-                 found < num_tokens_ * 2 ? "truncated" : "damaged", kAdvice);
+  NFOLD_CHECK_IO(
+      num_tokens_ >= 0 && found == num_tokens_ * 2, path.string(),
+      ": its header promises ", num_tokens_, " tokens in ", num_tokens_ * 2,
+      " bytes but ", found, " bytes follow; the file is ",
+      found < num_tokens_ * 2 ? "truncated" : "damaged", kPrepareAgain);
   tokens_ = bytes.data() + kTokenFileHeaderBytes;
 }
 

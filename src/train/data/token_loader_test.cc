@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "nfold/errors.h"
+#include "testing/raised_text.h"
 #include "train/data/token_file.h"
 #include "train/files/test_folder.h"
 
@@ -20,17 +21,6 @@ namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
-
-template <typename Error, typename F>
-std::string text_of(F&& raise) {
-  try {
-    raise();
-  } catch (const Error& error) {
-    return message_of(error);
-  }
-  ADD_FAILURE() << "nothing of this type was raised";
-  return "";
-}
 
 // Token i is i modulo vocab.
 void write_tokens(const std::filesystem::path& path, std::int64_t count,

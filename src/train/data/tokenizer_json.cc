@@ -12,17 +12,17 @@
 namespace nfold::train {
 namespace {
 
-using Json = nlohmann::json;
+using ParsedJson = nlohmann::json;
 using OrderedJson = nlohmann::ordered_json;
 
-constexpr const char* kAdvice =
+constexpr const char* kRetrain =
     "; nfold reads byte-level BPE as GPT-2 has it. Make a tokenizer with "
     "`nfold data prepare`";
 
 // Reads one tokenizer.json; `origin_` is named in every error.
 class TokenizerReader {
  public:
-  TokenizerReader(const Json& json, std::string_view origin)
+  TokenizerReader(const ParsedJson& json, std::string_view origin)
       : json_(json), origin_(origin) {}
 
   TokenizerModel read() {
@@ -43,25 +43,25 @@ class TokenizerReader {
     NFOLD_CHECK_IO(condition, origin_, ": ", args...);
   }
 
-  const Json& member(const Json& json, const char* key) const {
-    static const Json null;
+  const ParsedJson& member(const ParsedJson& json, const char* key) const {
+    static const ParsedJson null;
     const auto entry = json.find(key);
     return entry == json.end() ? null : *entry;
   }
 
   // The key must be absent, null or equal to what encoding here does.
-  void check_option(const Json& json, const char* section, const char* key,
-                    const Json& supported) const {
-    const Json& value = member(json, key);
+  void check_option(const ParsedJson& json, const char* section,
+                    const char* key, const ParsedJson& supported) const {
+    const ParsedJson& value = member(json, key);
     TORCH_CHECK_NOT_IMPLEMENTED(
         value.is_null() || value == supported, origin_, ": ", section, ".", key,
-        ": expected ", supported.dump(), " but found ", value.dump(), kAdvice);
+        ": expected ", supported.dump(), " but found ", value.dump(), kRetrain);
   }
 
   void check_kind() const {
     check(json_.is_object() && member(json_, "model").is_object(),
           "expected a tokenizer.json with a section \"model\"");
-    const Json& model = json_["model"];
+    const ParsedJson& model = json_["model"];
     check_option(model, "model", "type", "BPE");
     check_option(json_, "tokenizer", "normalizer", nullptr);
     check_option(model, "model", "dropout", nullptr);
@@ -71,16 +71,16 @@ class TokenizerReader {
          {"continuing_subword_prefix", "end_of_word_suffix"}) {
       check_option(model, "model", key, "");
     }
-    const Json& pre_tokenizer = member(json_, "pre_tokenizer");
+    const ParsedJson& pre_tokenizer = member(json_, "pre_tokenizer");
     TORCH_CHECK_NOT_IMPLEMENTED(
         pre_tokenizer.is_object() &&
             member(pre_tokenizer, "type") == "ByteLevel",
         origin_, ": pre_tokenizer: expected type ByteLevel but found ",
-        pre_tokenizer.dump().substr(0, 200), kAdvice);
+        pre_tokenizer.dump().substr(0, 200), kRetrain);
     check_option(pre_tokenizer, "pre_tokenizer", "use_regex", true);
     TORCH_CHECK_NOT_IMPLEMENTED(
         member(pre_tokenizer, "add_prefix_space") == false, origin_,
-        ": pre_tokenizer.add_prefix_space: expected false", kAdvice);
+        ": pre_tokenizer.add_prefix_space: expected false", kRetrain);
   }
 
   void set_token(std::int64_t id, std::string token) {
@@ -96,7 +96,7 @@ class TokenizerReader {
   }
 
   void read_vocabulary() {
-    const Json& vocab = member(json_["model"], "vocab");
+    const ParsedJson& vocab = member(json_["model"], "vocab");
     check(vocab.is_object() && !vocab.empty(),
           "model.vocab: expected an object of tokens and ids");
     for (const auto& [text, id] : vocab.items()) {
@@ -111,10 +111,10 @@ class TokenizerReader {
   }
 
   void read_added_tokens() {
-    const Json& added_tokens = member(json_, "added_tokens");
+    const ParsedJson& added_tokens = member(json_, "added_tokens");
     if (added_tokens.is_null()) return;
     check(added_tokens.is_array(), "added_tokens: expected an array");
-    for (const Json& entry : added_tokens) {
+    for (const ParsedJson& entry : added_tokens) {
       check(entry.is_object() && member(entry, "content").is_string() &&
                 member(entry, "id").is_number_integer(),
             "added_tokens: expected objects with id and content");
@@ -147,10 +147,10 @@ class TokenizerReader {
   }
 
   void read_merges() {
-    const Json& merges = member(json_["model"], "merges");
+    const ParsedJson& merges = member(json_["model"], "merges");
     check(merges.is_array(), "model.merges: expected an array");
     for (std::size_t rank = 0; rank < merges.size(); ++rank) {
-      const Json& entry = merges[rank];
+      const ParsedJson& entry = merges[rank];
       std::string left;
       std::string right;
       if (entry.is_string()) {  // "a b", as written until tokenizers 0.19
@@ -172,7 +172,7 @@ class TokenizerReader {
     }
   }
 
-  const Json& json_;
+  const ParsedJson& json_;
   std::string origin_;
   TokenizerModel model_;
   std::vector<bool> is_taken_;
@@ -193,7 +193,8 @@ Tokenizer Tokenizer::load(const std::filesystem::path& path) {
 }
 
 Tokenizer Tokenizer::from_json(std::string_view text, std::string_view origin) {
-  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const ParsedJson json =
+      ParsedJson::parse(text, nullptr, /*allow_exceptions=*/false);
   NFOLD_CHECK_IO(!json.is_discarded(), origin, ": expected JSON but ",
                  text.size(), " bytes do not parse; is the file truncated?");
   TokenizerModel model = TokenizerReader(json, origin).read();

@@ -22,13 +22,6 @@ torch::nn::Embedding embedding(std::int64_t rows, const ModelConfig& config) {
   return result;
 }
 
-// Projections that write into the residual stream start smaller, so that its
-// variance does not grow with the depth.
-double residual_deviation(const ModelConfig& config) {
-  return config.initializer_range /
-         std::sqrt(2.0 * static_cast<double>(config.num_layers));
-}
-
 }  // namespace
 
 ProjectionImpl::ProjectionImpl(std::int64_t in, std::int64_t out,
@@ -52,7 +45,7 @@ GptAttentionImpl::GptAttentionImpl(const ModelConfig& config)
                                config.initializer_range))),
       c_proj_(register_module("c_proj",
                               Projection(config.hidden_size, config.hidden_size,
-                                         residual_deviation(config)))) {}
+                                         config.residual_deviation()))) {}
 
 at::Tensor GptAttentionImpl::forward(const at::Tensor& x) {
   // [batch, length, 3, heads, head_dim] -> three of [batch, heads, length,
@@ -73,7 +66,7 @@ GptMlpImpl::GptMlpImpl(const ModelConfig& config)
                              config.initializer_range))),
       c_proj_(register_module(
           "c_proj", Projection(config.intermediate_size, config.hidden_size,
-                               residual_deviation(config)))) {}
+                               config.residual_deviation()))) {}
 
 at::Tensor GptMlpImpl::forward(const at::Tensor& x) {
   return c_proj_->forward(at::gelu(c_fc_->forward(x), "tanh"));

@@ -17,12 +17,6 @@ torch::nn::Linear linear(std::int64_t in, std::int64_t out, double deviation) {
   return result;
 }
 
-// As in GPT-2: smaller where a projection writes into the residual stream.
-double residual_deviation(const ModelConfig& config) {
-  return config.initializer_range /
-         std::sqrt(2.0 * static_cast<double>(config.num_layers));
-}
-
 }  // namespace
 
 RmsNormImpl::RmsNormImpl(std::int64_t size, double eps)
@@ -58,8 +52,8 @@ LlamaAttentionImpl::LlamaAttentionImpl(const ModelConfig& config)
   q_proj_ = register_module("q_proj", linear(width, q_width, deviation));
   k_proj_ = register_module("k_proj", linear(width, kv_width, deviation));
   v_proj_ = register_module("v_proj", linear(width, kv_width, deviation));
-  o_proj_ = register_module("o_proj",
-                            linear(q_width, width, residual_deviation(config)));
+  o_proj_ = register_module(
+      "o_proj", linear(q_width, width, config.residual_deviation()));
 }
 
 at::Tensor LlamaAttentionImpl::forward(const at::Tensor& x,
@@ -87,7 +81,7 @@ LlamaMlpImpl::LlamaMlpImpl(const ModelConfig& config) {
   up_proj_ = register_module("up_proj",
                              linear(width, inner, config.initializer_range));
   down_proj_ = register_module(
-      "down_proj", linear(inner, width, residual_deviation(config)));
+      "down_proj", linear(inner, width, config.residual_deviation()));
 }
 
 at::Tensor LlamaMlpImpl::forward(const at::Tensor& x) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <string_view>
 
@@ -157,6 +158,10 @@ ModelConfig ModelConfig::read(JsonObject section) {
   for (const std::string_view key : kSkippedKeys) section.raw(key);
   section.finish();
   return config;
+}
+
+double ModelConfig::residual_deviation() const {
+  return initializer_range / std::sqrt(2.0 * static_cast<double>(num_layers));
 }
 
 std::string ModelConfig::to_json_text() const {

@@ -36,6 +36,9 @@ struct ModelConfig {
   double norm_eps = 1e-5;
   double rope_theta = 10000;
   double initializer_range = 0.02;
+  // Projections that write into the residual stream start with this standard
+  // deviation, so that its variance does not grow with the depth (GPT-2).
+  double residual_deviation() const;
   // Run every block under nfold::checkpoint.
   bool activation_checkpointing = false;
 
