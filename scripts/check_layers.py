@@ -30,7 +30,7 @@ PUBLIC = {
     "config.h": "config", "strict_json.h": "config",
     "collectives.h": "comm", "group.h": "comm", "mesh.h": "comm",
     "world.h": "comm",
-    "init.h": "param",
+    "init.h": "param", "gather.h": "fetch",
     "optim.h": "optim",
     "checkpoint.h": "checkpoint",
     "engine.h": "engine",

@@ -15,6 +15,36 @@ constexpr const char* kFp16 =
 constexpr const char* kSgd =
     R"({"type": "SGD", "params": {"lr": 0.05, "momentum": 0.9}})";
 
+// Units that come and go: none is small enough to stay.
+constexpr const char* kNoPersistence =
+    R"(, "stage3_param_persistence_threshold": 0)";
+
+// Stage 3 with every pair of bucket size and live budget; overlap and prefetch
+// alternate, so that every pair of options occurs. The largest unit of the
+// hard model has 1,248 elements.
+void expect_stage_3_to_give(const RunResult& reference, RunSettings settings) {
+  settings.stage = 3;
+  int variant = 0;
+  for (std::int64_t bucket_numel : {1, 2000, 500000000}) {
+    for (std::int64_t max_live_numel : {1, 2500, 500000000}) {
+      settings.bucket_numel = bucket_numel;
+      settings.overlaps = variant % 2 == 0;
+      settings.more_zero = kNoPersistence;
+      settings.more_zero += R"(, "stage3_max_live_parameters": )" +
+                            std::to_string(max_live_numel);
+      if (variant % 3 == 0) {
+        settings.more_zero += R"(, "stage3_prefetch_bucket_size": 0)";
+      }
+      if (variant % 4 == 1) {
+        settings.more_zero += R"(, "stage3_max_reuse_distance": 0)";
+      }
+      EXPECT_EQ(difference(run_sharded(settings), reference), "")
+          << name_of(settings);
+      ++variant;
+    }
+  }
+}
+
 // All variants of one precision and accumulation against the first.
 void expect_one_answer(const std::string& precision, int accumulation_steps,
                        int num_ranks) {
@@ -36,6 +66,7 @@ void expect_one_answer(const std::string& precision, int accumulation_steps,
       }
     }
   }
+  expect_stage_3_to_give(reference, settings);
 }
 
 TEST(ParityTest, StagesGiveOneAnswerInFp32) { expect_one_answer("", 1, 2); }
@@ -57,7 +88,8 @@ TEST(ParityTest, StagesGiveOneAnswerOnThreeAndFourRanks) {
     settings.num_ranks = num_ranks;
     settings.stage = 0;
     const auto reference = run_sharded(settings);
-    for (int stage : {1, 2}) {
+    settings.more_zero = kNoPersistence;
+    for (int stage : {1, 2, 3}) {
       settings.stage = stage;
       settings.overlaps = stage == 2;
       EXPECT_EQ(difference(run_sharded(settings), reference), "")
@@ -69,8 +101,24 @@ TEST(ParityTest, StagesGiveOneAnswerOnThreeAndFourRanks) {
 TEST(ParityTest, AllReduceInsteadOfReduceScatterGivesTheSameBits) {
   RunSettings settings;
   const auto reference = run_sharded(settings);
-  settings.more_zero = R"(, "reduce_scatter": false)";
-  EXPECT_EQ(difference(run_sharded(settings), reference), "");
+  for (int stage : {2, 3}) {
+    settings.stage = stage;
+    settings.more_zero = R"(, "reduce_scatter": false)";
+    EXPECT_EQ(difference(run_sharded(settings), reference), "");
+  }
+}
+
+TEST(ParityTest, OtherWaysToFetchGiveTheSameBits) {
+  RunSettings settings;
+  const auto reference = run_sharded(settings);
+  settings.stage = 3;
+  for (const auto* more :
+       {R"(, "stage3_use_all_reduce_for_fetch_params": true)",
+        R"(, "stage3_allgather_sequential": true)",
+        R"(, "stage3_model_persistence_threshold": 700)", ""}) {
+    settings.more_zero = more;
+    EXPECT_EQ(difference(run_sharded(settings), reference), "") << more;
+  }
 }
 
 TEST(ParityTest, SgdFollowsPlainLibtorch) {

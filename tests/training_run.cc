@@ -63,8 +63,7 @@ RunResult run_rank(World& world, const RunSettings& settings) {
   for (std::int64_t step = 0; step < settings.num_steps; ++step) {
     double sum = 0;
     for (int micro = 0; micro < settings.accumulation_steps; ++micro) {
-      const auto first_row =
-          (micro * world.size() + world.rank()) * rows;
+      const auto first_row = (micro * world.size() + world.rank()) * rows;
       const auto [tokens, targets] = batch_of(step, first_row, rows);
       const auto loss = model->forward(tokens, targets, step % 2 == 0);
       engine.backward(loss);
@@ -87,11 +86,9 @@ RunResult run_rank(World& world, const RunSettings& settings) {
 }
 
 RunResult run_sharded(const RunSettings& settings) {
-  std::vector<RunResult> results(
-      static_cast<std::size_t>(settings.num_ranks));
+  std::vector<RunResult> results(static_cast<std::size_t>(settings.num_ranks));
   run_ranks(settings.num_ranks, [&](World& world) {
-    results[static_cast<std::size_t>(world.rank())] =
-        run_rank(world, settings);
+    results[static_cast<std::size_t>(world.rank())] = run_rank(world, settings);
   });
   // All ranks must hold the same parameters, as the module sees them too.
   for (const auto& result : results) {

@@ -44,9 +44,8 @@ struct ParamGroup {
 // Makes the user's own torch::optim optimizer over the flat shards, one
 // torch parameter group for each ParamGroup, in order. Only element-wise
 // optimizers give the result of unsharded training.
-using OptimizerFactory =
-    std::function<std::unique_ptr<torch::optim::Optimizer>(
-        std::vector<torch::optim::OptimizerParamGroup>)>;
+using OptimizerFactory = std::function<std::unique_ptr<torch::optim::Optimizer>(
+    std::vector<torch::optim::OptimizerParamGroup>)>;
 
 struct EngineOptions {
   // Empty: one group with every trainable parameter.
@@ -88,6 +87,12 @@ class Engine {
   // Bytes one unsharded process with the same settings would hold.
   MemoryReport unsharded_memory() const;
   const Config& config() const;
+
+  // Makes the module a plain one again: every parameter whole, with memory of
+  // its own, in the dtype it has now; ties stay ties. The engine is spent
+  // afterwards: backward and step raise c10::ValueError. Collective. Needs the
+  // memory of the whole model on every rank.
+  void unshard_model();
 
   class Impl;
   Impl& impl() { return *impl_; }

@@ -41,11 +41,11 @@ std::string message_of(const std::exception& error);
 
 // Raises nfold::IoError with the given text when the condition is false. Not
 // TORCH_CHECK_WITH, which only knows error types of namespace c10.
-#define NFOLD_CHECK_IO(condition, ...)                                       \
-  do {                                                                       \
-    if (C10_UNLIKELY(!(condition))) {                                        \
-      throw ::nfold::IoError(                                                \
-          {__func__, __FILE__, static_cast<std::uint32_t>(__LINE__)},        \
-          ::c10::str(__VA_ARGS__));                                          \
-    }                                                                        \
+#define NFOLD_CHECK_IO(condition, ...)                                \
+  do {                                                                \
+    if (C10_UNLIKELY(!(condition))) {                                 \
+      throw ::nfold::IoError(                                         \
+          {__func__, __FILE__, static_cast<std::uint32_t>(__LINE__)}, \
+          ::c10::str(__VA_ARGS__));                                   \
+    }                                                                 \
   } while (false)

@@ -8,6 +8,7 @@
 #include "nfold/config.h"
 #include "nfold/engine.h"
 #include "nfold/errors.h"
+#include "nfold/gather.h"
 #include "nfold/group.h"
 #include "nfold/mesh.h"
 #include "nfold/params.h"

@@ -12,10 +12,10 @@ namespace nfold {
 
 // Bytes this rank holds, by what they are for.
 struct MemoryReport {
-  std::int64_t params_bytes = 0;     // full or sharded parameters at rest
-  std::int64_t grads_bytes = 0;      // accumulated gradients, largest so far
-  std::int64_t optimizer_bytes = 0;  // master weights and optimizer state
-  std::int64_t bucket_peak_bytes = 0;    // gradient buckets, largest so far
+  std::int64_t params_bytes = 0;       // full or sharded parameters at rest
+  std::int64_t grads_bytes = 0;        // accumulated gradients, largest so far
+  std::int64_t optimizer_bytes = 0;    // master weights and optimizer state
+  std::int64_t bucket_peak_bytes = 0;  // gradient buckets, largest so far
   std::int64_t gathered_peak_bytes = 0;  // unsharded parameters beyond
                                          // params_bytes, largest so far
   std::int64_t peak_rss_bytes = 0;       // resident set of the process
@@ -33,9 +33,9 @@ struct StepReport {
   double forward_ms = 0;         // between the previous step and backward
   double backward_ms = 0;
   double optimizer_ms = 0;
-  double comm_wait_ms = 0;       // the caller stood still for communication
-  MemoryReport memory;           // of this rank
-  CommCounts comm{};             // of this rank, since the previous step
+  double comm_wait_ms = 0;  // the caller stood still for communication
+  MemoryReport memory;      // of this rank
+  CommCounts comm{};        // of this rank, since the previous step
 };
 
 // Writes the ranges that this process recorded since an engine with

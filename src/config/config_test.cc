@@ -277,8 +277,9 @@ TEST(ConfigSections, EngineSectionOfALargerFileReportsItsPath) {
 TEST(ConfigValidate, ChecksWhatWasFilledInByHand) {
   Config config;
   EXPECT_NO_THROW(config.validate());
-  config.zero_optimization.stage = 3;
+  config.zero_optimization.zero_quantized_weights = true;
   EXPECT_THROW(config.validate(), c10::NotImplementedError);
+  config.zero_optimization.zero_quantized_weights = false;
   config.zero_optimization.stage = 7;
   config.gradient_clipping = std::numeric_limits<double>::quiet_NaN();
   config.communication_data_type = at::kDouble;

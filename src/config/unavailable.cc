@@ -6,9 +6,6 @@ namespace nfold {
 
 const std::vector<Unavailable>& unavailable_keys() {
   static const std::vector<Unavailable> rows = {
-      {"zero_optimization.stage",
-       "stage 3 is not available in this version; use stage 2",
-       [](const Config& c) { return c.zero_optimization.stage == 3; }},
       {"zero_optimization.offload_param.device",
        "offloading is not available in this version; use none"},
       {"zero_optimization.offload_optimizer.device",

@@ -5,8 +5,8 @@
 namespace nfold {
 namespace {
 
-constexpr std::string_view kStage3 =
-    "belongs to stage 3, which this version lacks";
+constexpr std::string_view kAnyUse =
+    "any use of a parameter gathers it, so no module has to be a leaf";
 constexpr std::string_view kOffload =
     "belongs to offloading, which this version lacks";
 
@@ -68,34 +68,44 @@ std::vector<ConfigKey> zero_keys() {
       {NFOLD_KEY(zero_optimization.save_muon_momentum_buffer_in_memory),
        kIgnored, "belongs to Muon, which this version lacks"},
 
-      {NFOLD_KEY(zero_optimization.sub_group_size), kIgnored, kStage3,
-       positive},
-      {NFOLD_KEY(zero_optimization.stage3_prefetch_bucket_size), kIgnored,
-       kStage3, not_negative},
+      {NFOLD_KEY(zero_optimization.sub_group_size), kSubsumed,
+       "the optimizer updates unit by unit", positive},
+      {NFOLD_KEY(zero_optimization.stage3_prefetch_bucket_size), kHonoured,
+       "elements gathered ahead of their use; 0: none", not_negative},
       {NFOLD_KEY(zero_optimization.stage3_param_persistence_threshold),
-       kIgnored, kStage3, not_negative},
+       kHonoured,
+       "units of at most this many elements are never released; smaller "
+       "parameters of a larger unit travel with it for nothing",
+       not_negative},
       {NFOLD_KEY(zero_optimization.stage3_model_persistence_threshold),
-       kIgnored, kStage3, not_negative},
-      {NFOLD_KEY(zero_optimization.stage3_max_live_parameters), kIgnored,
-       kStage3, not_negative},
-      {NFOLD_KEY(zero_optimization.stage3_max_reuse_distance), kIgnored,
-       kStage3, not_negative},
+       kHonoured, "elements that persistent units may have together",
+       not_negative},
+      {NFOLD_KEY(zero_optimization.stage3_max_live_parameters), kHonoured,
+       "elements that may be gathered at a time, at least the largest unit",
+       not_negative},
+      {NFOLD_KEY(zero_optimization.stage3_max_reuse_distance), kHonoured,
+       "a unit that is used again within this many elements of others stays "
+       "gathered; 0: released after each use",
+       not_negative},
       {NFOLD_KEY(zero_optimization.stage3_gather_16bit_weights_on_model_save),
-       kIgnored, kStage3},
+       kSubsumed, "save_weights always writes whole weights"},
       {NFOLD_KEY(zero_optimization.stage3_module_granularity_threshold),
-       kIgnored, kStage3, not_negative},
+       kSubsumed, "what is gathered together is a unit, not a module",
+       not_negative},
       {NFOLD_KEY(zero_optimization.stage3_use_all_reduce_for_fetch_params),
-       kIgnored, kStage3},
-      {NFOLD_KEY(zero_optimization.stage3_allgather_sequential), kIgnored,
-       kStage3},
+       kHonoured,
+       "gather by summing zero-filled buffers: twice the bytes, same values"},
+      {NFOLD_KEY(zero_optimization.stage3_allgather_sequential), kHonoured,
+       "one collective per unit, and none ahead of its use"},
       {NFOLD_KEY(zero_optimization.pipeline_loading_checkpoint), kIgnored,
-       kStage3},
-      {NFOLD_KEY(zero_optimization.log_trace_cache_warnings), kIgnored,
-       kStage3},
-      {NFOLD_KEY(zero_optimization.leaf_module.classes), kIgnored, kStage3},
-      {NFOLD_KEY(zero_optimization.leaf_module.names), kIgnored, kStage3},
-      {NFOLD_KEY(zero_optimization.leaf_module.name_suffixes), kIgnored,
-       kStage3},
+       "belongs to sharded checkpoints, which this version lacks"},
+      {NFOLD_KEY(zero_optimization.log_trace_cache_warnings), kHonoured,
+       "warn when a step uses parameters in another order than the one "
+       "before"},
+      {NFOLD_KEY(zero_optimization.leaf_module.classes), kSubsumed, kAnyUse},
+      {NFOLD_KEY(zero_optimization.leaf_module.names), kSubsumed, kAnyUse},
+      {NFOLD_KEY(zero_optimization.leaf_module.name_suffixes), kSubsumed,
+       kAnyUse},
 
       {NFOLD_KEY(zero_optimization.zero_hpz_partition_size), kHonoured,
        "ranks that hold a secondary shard together; 1: none", positive},

@@ -12,6 +12,7 @@
 #include "comm/group_impl.h"
 #include "engine/engine_impl.h"
 #include "engine/optimizer_setup.h"
+#include "fetch/dispatch_interceptor.h"
 #include "nfold/collectives.h"
 #include "optim/clip.h"
 #include "optim/grad_norm.h"
@@ -26,6 +27,10 @@ constexpr std::int64_t kGatherNumel = std::int64_t{1} << 22;
 double ms_between(std::chrono::steady_clock::time_point begin,
                   std::chrono::steady_clock::time_point end) {
   return std::chrono::duration<double, std::milli>(end - begin).count();
+}
+
+std::string text_of(const std::vector<std::int64_t>& sizes) {
+  return fmt::format("[{}]", fmt::join(sizes, ", "));
 }
 
 Config validated(const Config& config) {
@@ -84,6 +89,20 @@ GradReducerOptions reducer_options(const Config& config,
   return options;
 }
 
+FetcherOptions fetcher_options(const Config& config) {
+  const auto& zero = config.zero_optimization;
+  FetcherOptions options;
+  options.plan.max_live_numel = zero.stage3_max_live_parameters;
+  options.plan.prefetch_numel = zero.stage3_prefetch_bucket_size;
+  options.plan.max_reuse_numel = zero.stage3_max_reuse_distance;
+  options.is_sequential = zero.stage3_allgather_sequential;
+  options.logs_changes = zero.log_trace_cache_warnings;
+  options.gather_mode = zero.stage3_use_all_reduce_for_fetch_params
+                            ? GatherMode::kAllReduce
+                            : GatherMode::kAllGather;
+  return options;
+}
+
 }  // namespace
 
 Engine::Impl::Impl(std::shared_ptr<torch::nn::Module> module, Mesh& mesh,
@@ -93,34 +112,41 @@ Engine::Impl::Impl(std::shared_ptr<torch::nn::Module> module, Mesh& mesh,
       config_(validated(config)),
       policy_(stage_policy(config_)),
       model_(*module_, group_, config_, policy_),
-      reducer_(group_, model_.trained(),
-               reducer_options(config_, policy_, model_.trained(),
-                               group_.size())),
+      fetcher_(group_, model_.all(), fetcher_options(config_),
+               dispatch_interceptor()),
+      reducer_(
+          group_, model_.trained(),
+          reducer_options(config_, policy_, model_.trained(), group_.size())),
       optimizer_(make_engine_optimizer(model_, config_, options)),
       scaler_(make_loss_scaler(config_)),
       sum_scale_(scales_of(config_, group_.size()).in_optimizer) {
   if (config_.managed_gradient_accumulation) {
     accumulation_steps_ =
         config_.train_batch_size || config_.train_micro_batch_size_per_gpu
-            ? resolve_batch(config_, group_.size())
-                  .gradient_accumulation_steps
+            ? resolve_batch(config_, group_.size()).gradient_accumulation_steps
             : config_.gradient_accumulation_steps.value_or(1);
   }
   if (optimizer_ && config_.scheduler) {
     schedule_.emplace(make_lr_schedule(*config_.scheduler, *optimizer_));
     schedule_->apply(0, optimizer_->groups());
   }
+  fetcher_.set_position(position());
   if (config_.wall_clock_breakdown) start_profile();
   comm_at_last_step_ = group_.counts();
 }
 
+void Engine::Impl::check_not_spent(const char* operation) const {
+  TORCH_CHECK_VALUE(!is_spent_, where(), ": ", operation,
+                    " after unshard_model; make a new engine to go on");
+}
+
 void Engine::Impl::check_loss(const at::Tensor& loss) const {
-  TORCH_CHECK_VALUE(loss.defined() && loss.numel() == 1, where(),
-                    ": backward expected a loss of one element but found ",
-                    loss.defined() ? fmt::format("shape [{}]",
-                                                 fmt::join(loss.sizes(), ", "))
-                                   : std::string("an undefined tensor"),
-                    "; reduce it with mean() or sum()");
+  TORCH_CHECK_VALUE(
+      loss.defined() && loss.numel() == 1, where(),
+      ": backward expected a loss of one element but found ",
+      loss.defined() ? fmt::format("shape [{}]", fmt::join(loss.sizes(), ", "))
+                     : std::string("an undefined tensor"),
+      "; reduce it with mean() or sum()");
   TORCH_CHECK_VALUE(loss.requires_grad(), where(),
                     ": the loss does not depend on any trainable parameter, "
                     "or was computed under NoGradGuard");
@@ -138,8 +164,40 @@ bool Engine::Impl::is_boundary() const {
   return micro_steps_ > 0 && micro_steps_ % accumulation_steps_ == 0;
 }
 
+void Engine::Impl::run_backward(const at::Tensor& loss,
+                                const at::Tensor& seed) {
+  try {
+    loss.backward(seed);
+  } catch (const c10::Error& error) {
+    // torch knows the tensor's shape only.
+    const std::string text = error.what_without_backtrace();
+    const bool is_stale =
+        text.find("modified by an inplace operation") != std::string::npos;
+    if (!is_stale) throw;
+    std::string names;
+    for (const auto* unit : model_.all()) {
+      for (const auto& param : unit->params()) {
+        // Backward may need the transpose.
+        auto sizes = param.tensor().sizes().vec();
+        const bool is_of_shape = text.find(text_of(sizes)) != text.npos;
+        std::reverse(sizes.begin(), sizes.end());
+        if (is_of_shape || text.find(text_of(sizes)) != text.npos) {
+          names += "\n  " + param.name;
+        }
+      }
+    }
+    TORCH_CHECK_VALUE(false, where(),
+                      ": this loss was computed before a step or a gather "
+                      "scope changed the parameters that backward needs. "
+                      "Run forward again. Of that shape are:",
+                      names, "\n", text);
+  }
+}
+
 void Engine::Impl::backward(const at::Tensor& loss) {
+  check_not_spent("backward");
   check_loss(loss);
+  fetcher_.verify();
   const ProfileRange range("nfold::backward");
   const auto start = Clock::now();
   timers_.forward_ms += ms_between(timers_.last_end, start);
@@ -149,8 +207,13 @@ void Engine::Impl::backward(const at::Tensor& loss) {
   try {
     const auto seed = at::full_like(
         loss, backward_scale_ / static_cast<double>(accumulation_steps_));
-    loss.backward(seed);
+    fetcher_.set_position(position() + ", backward");
+    {
+      const Fetcher::BackwardScope scope(fetcher_);
+      run_backward(loss, seed);
+    }
     ++micro_steps_;
+    fetcher_.set_position(position());
     reducer_.finish(is_boundary() || !config_.managed_gradient_accumulation);
   } catch (...) {
     // What some buckets hold is no gradient of anything.
@@ -160,9 +223,9 @@ void Engine::Impl::backward(const at::Tensor& loss) {
   grads_bytes_ = std::max(grads_bytes_, held_grads_bytes());
   timers_.last_end = Clock::now();
   timers_.backward_ms += ms_between(start, timers_.last_end);
-  timers_.comm_wait_ms += std::chrono::duration<double, std::milli>(
-                              reducer_.wait_time() - waited)
-                              .count();
+  timers_.comm_wait_ms +=
+      std::chrono::duration<double, std::milli>(reducer_.wait_time() - waited)
+          .count();
 }
 
 void Engine::Impl::zero_grad() {
@@ -212,31 +275,62 @@ std::string Engine::Impl::describe_non_finite() {
 void Engine::Impl::update(double grad_scale) {
   const ProfileRange range("nfold::optimizer_step");
   group_.impl().set_label(position() + ", updated parameters");
-  const auto threshold = std::min(
-      kGatherNumel, config_.zero_optimization.allgather_bucket_size);
+  const auto threshold =
+      std::min(kGatherNumel, config_.zero_optimization.allgather_bucket_size);
   std::vector<ShardedUnit*> waiting;
   std::int64_t numel = 0;
   optimizer_->step(static_cast<float>(grad_scale), [&](std::size_t index) {
     auto* unit = model_.trained()[index];
     unit->publish_shard();
+    if (!unit->options().is_resident) return;  // gathered when it is used
     waiting.push_back(unit);
     numel += unit->layout().numel();
     if (numel < threshold) return;
     ShardedUnit::begin_gather(group_, std::exchange(waiting, {}));
     numel = 0;
   });
-  ShardedUnit::begin_gather(group_, std::move(waiting));
+  ShardedUnit::begin_gather(group_, waiting);
   const auto start = Clock::now();
-  for (auto* unit : model_.trained()) unit->finish_gather();
+  for (auto* unit : model_.trained()) {
+    if (unit->options().is_resident) unit->finish_gather();
+  }
   timers_.comm_wait_ms += ms_between(start, Clock::now());
 }
 
-void Engine::Impl::gather(const std::vector<ShardedUnit*>& units) {
-  ShardedUnit::begin_gather(group_, units);
-  for (auto* unit : units) unit->finish_gather();
+void Engine::Impl::publish(ShardedUnit& unit) {
+  const auto low = unit.low_precision_owned();
+  if (unit.options().is_trained && low.defined()) low.copy_(unit.master());
+  fetcher_.check_idle("a parameter was set");
+  fetcher_.release_all();
+  unit.publish_shard();
+  if (!unit.options().is_resident) return;
+  ShardedUnit::begin_gather(group_, {&unit});
+  unit.finish_gather();
+}
+
+void Engine::Impl::unshard_model() {
+  check_not_spent("unshard_model");
+  fetcher_.check_idle("unshard_model");
+  zero_grad();
+  // Values first: replacing a parameter's memory is an error while its uses
+  // are watched.
+  std::vector<std::pair<const ParamState*, at::Tensor>> values;
+  for (auto* unit : model_.all()) {
+    const AccessPin pin(fetcher_, {unit});
+    for (const auto& param : unit->params()) {
+      values.emplace_back(&param, param.tensor().detach().clone());
+    }
+  }
+  fetcher_.release_all();
+  fetcher_.stop_watching();
+  for (const auto& [param, value] : values) {
+    for (const auto& tensor : param->tensors) tensor.set_data(value);
+  }
+  is_spent_ = true;
 }
 
 StepReport Engine::Impl::step() {
+  check_not_spent("step");
   TORCH_CHECK_VALUE(micro_steps_ > 0, where(),
                     ": step was called before backward; call backward(loss) "
                     "first");
@@ -244,6 +338,10 @@ StepReport Engine::Impl::step() {
   begin_report(report);
   if (config_.managed_gradient_accumulation && !is_boundary()) return report;
 
+  fetcher_.check_idle("step");
+  fetcher_.verify();
+  // What is whole is about to be out of date.
+  fetcher_.end_step();
   const ProfileRange range("nfold::step");
   const auto start = Clock::now();
   report.is_boundary = true;
@@ -277,6 +375,7 @@ StepReport Engine::Impl::step() {
   reducer_.clear_non_finite();
   micro_steps_ = 0;
   report.step = ++steps_;
+  fetcher_.set_position(position());
   timers_.last_end = Clock::now();
   report.optimizer_ms = ms_between(start, timers_.last_end);
   finish_report(report);
@@ -328,6 +427,7 @@ MemoryReport Engine::Impl::memory() const {
   report.grads_bytes = grads_bytes_;
   if (optimizer_) report.optimizer_bytes += optimizer_->state_bytes();
   report.bucket_peak_bytes = reducer_.peak_bytes();
+  report.gathered_peak_bytes = fetcher_.counts().peak_bytes;
   report.peak_rss_bytes = process_memory().peak_rss_bytes;
   return report;
 }
@@ -366,6 +466,7 @@ Engine::~Engine() = default;
 
 void Engine::backward(const at::Tensor& loss) { impl_->backward(loss); }
 StepReport Engine::step() { return impl_->step(); }
+void Engine::unshard_model() { impl_->unshard_model(); }
 void Engine::zero_grad() { impl_->zero_grad(); }
 bool Engine::is_boundary() const { return impl_->is_boundary(); }
 std::int64_t Engine::steps() const { return impl_->steps(); }

@@ -1,6 +1,6 @@
 // Bytes sent per rank and step, from the counters in StepReport.
-#include "engine/engine_test.h"
 #include "engine/engine_impl.h"
+#include "engine/engine_test.h"
 
 namespace nfold::testing {
 namespace {
@@ -10,6 +10,7 @@ struct Traffic {
   std::int64_t numel = 0;  // of all trained units, residue included
   std::int64_t num_units = 0;
   std::int64_t num_buckets = 0;
+  std::int64_t first_unit_numel = 0;
 
   const CommCount& of(Collective collective) const {
     return report.comm[static_cast<std::size_t>(collective)];
@@ -37,6 +38,9 @@ Traffic traffic_of(BytesCase c) {
     Engine engine(model, mesh, config);
     for (const auto* unit : engine.impl().model().trained()) {
       traffic.numel += unit->layout().numel();
+      if (traffic.num_units == 0) {
+        traffic.first_unit_numel = unit->layout().numel();
+      }
       ++traffic.num_units;
     }
     traffic.num_buckets = traffic.num_units;  // of one element: one unit each
@@ -49,8 +53,7 @@ Traffic traffic_of(BytesCase c) {
   for (const auto& traffic : traffics) {
     EXPECT_TRUE(traffic.report.is_boundary);
     for (int i = 0; i < kNumCollectives; ++i) {
-      EXPECT_EQ(traffic.report.comm[i].calls,
-                traffics[0].report.comm[i].calls);
+      EXPECT_EQ(traffic.report.comm[i].calls, traffics[0].report.comm[i].calls);
     }
     EXPECT_EQ(traffic.of(Collective::kReduceScatter).bytes,
               traffics[0].of(Collective::kReduceScatter).bytes);
@@ -114,10 +117,43 @@ TEST(EngineBytes, StageZeroAllReducesAndGathersNothing) {
   }
 }
 
+TEST(EngineBytes, StageThreeGathersTwiceAndReducesOncePerMicroBatch) {
+  for (const int num_ranks : {2, 3, 4}) {
+    for (const int micro_batches : {1, 3}) {
+      SCOPED_TRACE(fmt::format("{} ranks, {}", num_ranks, micro_batches));
+      const auto traffic = traffic_of(
+          {.num_ranks = num_ranks,
+           .text = {.stage = 3,
+                    .zero = R"(, "stage3_param_persistence_threshold": 0,
+                                "stage3_max_reuse_distance": 0)"},
+           .accumulation_steps = micro_batches});
+      const auto once = sharded_bytes(traffic, num_ranks, 4);
+      // Nothing needs the gradient of the first block's input, so backward
+      // never touches that block.
+      const auto first_block =
+          traffic.first_unit_numel / num_ranks * (num_ranks - 1) * 4;
+      EXPECT_EQ(traffic.of(Collective::kReduceScatter).bytes,
+                micro_batches * once);
+      EXPECT_EQ(traffic.of(Collective::kAllGather).bytes,
+                micro_batches * (2 * once - first_block) +
+                    norm_bytes(traffic, num_ranks));
+      expect_only_late_flags(traffic, micro_batches);
+    }
+  }
+}
+
+TEST(EngineBytes, StageThreeGathersOnceWhereEverythingMayBeReused) {
+  const auto traffic = traffic_of(
+      {.text = {.stage = 3,
+                .zero = R"(, "stage3_param_persistence_threshold": 0)"},
+       .accumulation_steps = 3});
+  EXPECT_EQ(traffic.of(Collective::kAllGather).bytes,
+            sharded_bytes(traffic, 2, 4) + norm_bytes(traffic, 2));
+}
+
 TEST(EngineBytes, OneRankSendsNothing) {
-  for (const int stage : {0, 1, 2}) {
-    const auto traffic =
-        traffic_of({.num_ranks = 1, .text = {.stage = stage}});
+  for (const int stage : {0, 1, 2, 3}) {
+    const auto traffic = traffic_of({.num_ranks = 1, .text = {.stage = stage}});
     for (const auto& count : traffic.report.comm) EXPECT_EQ(count.bytes, 0);
   }
 }
@@ -131,9 +167,9 @@ TEST(EngineBytes, LowPrecisionTravelsInTwoBytes) {
 }
 
 TEST(EngineBytes, CommunicationDtypeIsOfGradientsOnly) {
-  const auto traffic = traffic_of(
-      {.text = {.more = std::string(kBf16) +
-                        R"(, "communication_data_type": "fp32")"}});
+  const auto traffic =
+      traffic_of({.text = {.more = std::string(kBf16) +
+                                   R"(, "communication_data_type": "fp32")"}});
   EXPECT_EQ(traffic.of(Collective::kReduceScatter).bytes,
             sharded_bytes(traffic, 2, 4));
   EXPECT_EQ(traffic.of(Collective::kAllGather).bytes,
@@ -155,12 +191,10 @@ TEST(EngineBytes, EveryMicroBatchReducesAndOnlyTheBoundaryGathers) {
 }
 
 TEST(EngineBytes, ReduceAtBoundaryReducesOnce) {
-  const auto traffic =
-      traffic_of({.text = {.stage = 1,
-                           .zero = R"(, "reduce_at_boundary": true)"},
-                  .accumulation_steps = 3});
-  EXPECT_EQ(traffic.of(Collective::kReduceScatter).calls,
-            traffic.num_buckets);
+  const auto traffic = traffic_of(
+      {.text = {.stage = 1, .zero = R"(, "reduce_at_boundary": true)"},
+       .accumulation_steps = 3});
+  EXPECT_EQ(traffic.of(Collective::kReduceScatter).calls, traffic.num_buckets);
   EXPECT_EQ(traffic.of(Collective::kReduceScatter).bytes,
             sharded_bytes(traffic, 2, 4));
 }

@@ -60,8 +60,10 @@ TEST(EngineErrors, GradientsOfGradientsNameTheAlternative) {
     hidden.register_hook([weight = model->weights[1]](at::Tensor grad) {
       const at::AutoGradMode grad_mode(true);
       // As a gradient penalty written in the wrong place would.
-      (weight * weight).sum().backward({}, /*retain_graph=*/true,
-                                       /*create_graph=*/true);
+      (weight * weight)
+          .sum()
+          .backward({}, /*retain_graph=*/true,
+                    /*create_graph=*/true);
       return grad;
     });
     engine.backward(hidden.sum());
@@ -83,12 +85,84 @@ TEST(EngineErrors, BackwardOfTheEngineInsideItsBackward) {
   EXPECT_THAT(error, HasSubstr("inside a backward"));
 }
 
-TEST(EngineErrors, StageThreeSaysWhatThereIs) {
-  auto config = config_of({});
-  config.zero_optimization.stage = 3;
-  on_ranks(1, config, [&](World& /*world*/, Mesh& mesh) {
-    Vectors model(std::vector<std::int64_t>{6});
-    EXPECT_NE(error_of([&] { Engine(model, mesh, config); }), "");
+constexpr char kStage3[] = R"(, "stage3_param_persistence_threshold": 0)";
+
+TEST(EngineErrors, ConvertingAShardedModelIsFoundByTheNextBackward) {
+  for (const int stage : {2, 3}) {
+    const auto config = config_of({.stage = stage, .zero = kStage3});
+    on_ranks(2, config, [&](World& /*world*/, Mesh& mesh) {
+      Tower model(8);
+      Engine engine(model, mesh, config);
+      model->to(at::kDouble);
+      const auto loss = torch::ones({}, torch::requires_grad());
+      EXPECT_THAT(error_of([&] { engine.backward(loss); }),
+                  AllOf(HasSubstr("blocks.0.weight is no longer the tensor "
+                                  "that was sharded"),
+                        HasSubstr("Module::to")));
+    });
+  }
+}
+
+TEST(EngineErrors, ARawAccessToAShardedParameterNamesIt) {
+  const auto config = config_of({.stage = 3, .zero = kStage3});
+  on_ranks(2, config, [&](World& /*world*/, Mesh& mesh) {
+    Tower model(8);
+    Engine engine(model, mesh, config);
+    EXPECT_THAT(error_of([&] { model->head->weight.data_ptr<float>(); }),
+                HasSubstr("head.weight"));
+  });
+}
+
+TEST(EngineErrors, ThawingAShardedParameterIsFoundByTheNextBackward) {
+  const auto config = config_of({.stage = 3, .zero = kStage3});
+  on_ranks(2, config, [&](World& world, Mesh& mesh) {
+    Tower model(8);
+    Engine engine(model, mesh, config);
+    model->head->bias.set_requires_grad(false);
+    EXPECT_THAT(error_of([&] { engine.backward(model->loss(world.rank())); }),
+                HasSubstr("head.bias was trainable when it was sharded"));
+  });
+}
+
+TEST(EngineErrors, BackwardAfterTheStepThatChangedTheWeightsIsAnError) {
+  for (const int stage : {2, 3}) {
+    const auto config = config_of({.stage = stage, .zero = kStage3});
+    on_ranks(2, config, [&](World& world, Mesh& mesh) {
+      Tower model(8);
+      Engine engine(model, mesh, config);
+      const auto early = model->loss(world.rank());
+      train_step(engine, model->loss(1 + world.rank()));
+      EXPECT_THAT(
+          error_of([&] { engine.backward(early); }),
+          AllOf(HasSubstr("Run forward again"), HasSubstr("head.weight")));
+      EXPECT_TRUE(train_step(engine, model->loss(world.rank())).is_boundary);
+    });
+  }
+}
+
+TEST(EngineErrors, ARankThatTakesAnotherBranchIsNamedByAll) {
+  const auto config = config_of({.stage = 3, .zero = kStage3});
+  on_ranks(2, config, [&](World& world, Mesh& mesh) {
+    Tower model(8);
+    Engine engine(model, mesh, config);
+    train_step(engine, model->loss(world.rank()));
+    const auto x = torch::ones({1, 8});
+    const auto block = model->blocks[world.rank()];
+    const auto error = error_of(
+        [&] { block->as<torch::nn::Linear>()->forward(x).sum().item(); });
+    EXPECT_THAT(error, HasSubstr("step 2"));
+    EXPECT_THAT(error, HasSubstr("blocks.0"));
+  });
+}
+
+TEST(EngineErrors, AnEngineIsSpentAfterUnshardModel) {
+  const auto config = config_of({.stage = 3, .zero = kStage3});
+  on_ranks(2, config, [&](World& world, Mesh& mesh) {
+    Tower model(8);
+    Engine engine(model, mesh, config);
+    engine.unshard_model();
+    EXPECT_THAT(error_of([&] { engine.backward(model->loss(world.rank())); }),
+                HasSubstr("after unshard_model"));
   });
 }
 
@@ -107,8 +181,7 @@ TEST(EngineErrors, SetLrNeedsAnOptimizer) {
   on_ranks(1, config, [&](World& /*world*/, Mesh& mesh) {
     Vectors model(std::vector<std::int64_t>{6});
     Engine engine(model, mesh, config);
-    EXPECT_THAT(error_of([&] { engine.set_lr(1); }),
-                HasSubstr("no optimizer"));
+    EXPECT_THAT(error_of([&] { engine.set_lr(1); }), HasSubstr("no optimizer"));
     EXPECT_TRUE(engine.lr().empty());
   });
 }
@@ -135,8 +208,7 @@ TEST(EngineErrors, RanksThatDoNotDoTheSameAllGetAnError) {
         });
       },
       options);
-  EXPECT_LT(std::chrono::steady_clock::now() - start,
-            std::chrono::seconds(20));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
   for (const auto& error : errors) {
     EXPECT_THAT(error, AllOf(HasSubstr("reduce_scatter"),
                              HasSubstr("all_gather"), HasSubstr("rank 1")));
@@ -157,8 +229,7 @@ TEST(EngineErrors, RanksWithDifferentModelsAllGetAnError) {
 struct MixedImpl : torch::nn::Module {
   MixedImpl() {
     single = register_parameter("single", torch::arange(9.0));
-    dual = register_parameter(
-        "dual", torch::arange(7, at::kDouble) / 3);
+    dual = register_parameter("dual", torch::arange(7, at::kDouble) / 3);
     empty = register_parameter("empty", torch::zeros({0, 4}));
   }
   at::Tensor loss(double factor) {
@@ -181,8 +252,7 @@ TEST(EngineModels, FloatDoubleAndEmptyParametersTrainTogether) {
           plain->parameters(),
           torch::optim::AdamWOptions(0.01).weight_decay(0.1));
       for (int step = 0; step < 4; ++step) {
-        const auto report =
-            train_step(engine, model->loss(0.5 + world.rank()));
+        const auto report = train_step(engine, model->loss(0.5 + world.rank()));
         EXPECT_FALSE(report.is_skipped);
         optimizer.zero_grad();
         plain->loss(1.0).backward();
@@ -224,8 +294,7 @@ TEST(EngineModels, BuffersFollowTheParametersOrBufferDtype) {
   };
   for (const auto& way :
        {Way{"", at::kFloat}, Way{kBf16, at::kBFloat16},
-        Way{std::string(kBf16) +
-                R"(, "data_types": {"buffer_dtype": "fp32"})",
+        Way{std::string(kBf16) + R"(, "data_types": {"buffer_dtype": "fp32"})",
             at::kFloat}}) {
     const auto config = config_of({.more = way.more});
     on_ranks(2, config, [&](World& world, Mesh& mesh) {

@@ -49,8 +49,7 @@ TEST_P(EngineGradientsTest, UnusedParametersHaveZeroGradients) {
     EXPECT_TRUE(torch::equal(safe_get_full_grad(engine, model->weights[1]),
                              torch::zeros({kSize})));
     engine.step();
-    EXPECT_TRUE(
-        same_bits(model->weights[1], VectorsImpl::initial(1, kSize)));
+    EXPECT_TRUE(same_bits(model->weights[1], VectorsImpl::initial(1, kSize)));
   });
 }
 
@@ -192,14 +191,12 @@ TEST_P(EngineGradientsTest, AnExceptionInBackwardLeavesNothingBehind) {
 
 INSTANTIATE_TEST_SUITE_P(
     Ways, EngineGradientsTest,
-    ::testing::Values(GradientCase{.stage = 0}, GradientCase{.stage = 2},
-                      GradientCase{.stage = 2, .overlaps = true},
-                      GradientCase{.stage = 2,
-                                   .more_zero =
-                                       R"(, "reduce_scatter": false)"},
-                      GradientCase{.stage = 1,
-                                   .more_zero =
-                                       R"(, "reduce_at_boundary": true)"}),
+    ::testing::Values(
+        GradientCase{.stage = 0}, GradientCase{.stage = 2},
+        GradientCase{.stage = 2, .overlaps = true},
+        GradientCase{.stage = 2, .more_zero = R"(, "reduce_scatter": false)"},
+        GradientCase{.stage = 1,
+                     .more_zero = R"(, "reduce_at_boundary": true)"}),
     [](const ::testing::TestParamInfo<GradientCase>& info) {
       return fmt::format("Stage{}{}", info.param.stage,
                          info.param.overlaps            ? "Overlapping"
@@ -210,8 +207,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(EngineGradients, OverlapChangesNoBit) {
   const auto train = [](bool overlaps) {
-    const auto config =
-        GradientCase{.stage = 2, .overlaps = overlaps}.config();
+    const auto config = GradientCase{.stage = 2, .overlaps = overlaps}.config();
     at::Tensor last;
     on_ranks(3, config, [&](World& world, Mesh& mesh) {
       Tower model(24);
@@ -219,8 +215,8 @@ TEST(EngineGradients, OverlapChangesNoBit) {
       for (int step = 0; step < 5; ++step) {
         train_step(engine, model->loss(step * 3 + world.rank()));
       }
-      const auto flat = torch::nn::utils::parameters_to_vector(
-          model->parameters());
+      const auto flat =
+          torch::nn::utils::parameters_to_vector(model->parameters());
       if (world.rank() == 1) last = flat.detach().clone();
     });
     return last;
@@ -248,8 +244,7 @@ TEST(EngineGradients, SparseGradientsCountLikeDenseOnes) {
         Lookup model(is_sparse);
         Engine engine(model, mesh, config);
         // Token 3 twice on each rank.
-        const auto tokens =
-            torch::tensor({3, 1 + world.rank(), 3}, at::kLong);
+        const auto tokens = torch::tensor({3, 1 + world.rank(), 3}, at::kLong);
         engine.backward(model->table(tokens).square().sum());
         grads.push_back(safe_get_full_grad(engine, model->table->weight));
         engine.step();
@@ -264,8 +259,8 @@ TEST(EngineGradients, SparseGradientsCountLikeDenseOnes) {
 }
 
 TEST(EngineGradients, UnusedParametersAreNamedWhenNotIgnored) {
-  const auto config = GradientCase{}.config(
-      R"(, "ignore_unused_parameters": false)");
+  const auto config =
+      GradientCase{}.config(R"(, "ignore_unused_parameters": false)");
   std::vector<std::string> errors(2);
   on_ranks(2, config, [&](World& world, Mesh& mesh) {
     auto model = two_vectors();
@@ -276,8 +271,8 @@ TEST(EngineGradients, UnusedParametersAreNamedWhenNotIgnored) {
   });
   for (std::size_t rank = 0; rank < 2; ++rank) {
     EXPECT_THAT(errors[rank],
-                AllOf(HasSubstr(fmt::format("rank {}", rank)),
-                      HasSubstr("w0"), HasSubstr("ignore_unused_parameters"),
+                AllOf(HasSubstr(fmt::format("rank {}", rank)), HasSubstr("w0"),
+                      HasSubstr("ignore_unused_parameters"),
                       ::testing::Not(HasSubstr("w1"))));
   }
 }
@@ -287,8 +282,7 @@ TEST(EngineGradients, GradientsOfTheUsersOwnBackwardAreLeftAlone) {
   on_ranks(2, config, [&](World& world, Mesh& mesh) {
     auto model = two_vectors();
     Engine engine(model, mesh, config);
-    const auto grads =
-        torch::autograd::grad({model->loss(3)}, model->weights);
+    const auto grads = torch::autograd::grad({model->loss(3)}, model->weights);
     EXPECT_TRUE(torch::equal(grads[0], VectorsImpl::gradient(0, kSize, 3)));
     engine.backward(model->loss(world.rank()));
     expect_grad(engine, model->weights[0],
@@ -303,10 +297,9 @@ TEST(EngineGradients, ReduceScalesAndSums) {
     const char* more;
     double factor;  // of the mean
   };
-  for (const Way& way :
-       {Way{R"(, "prescale_gradients": true)", 1},
-        Way{R"(, "gradient_predivide_factor": 4.0)", 1},
-        Way{R"(, "gradient_allreduce_op": "sum")", 2}}) {
+  for (const Way& way : {Way{R"(, "prescale_gradients": true)", 1},
+                         Way{R"(, "gradient_predivide_factor": 4.0)", 1},
+                         Way{R"(, "gradient_allreduce_op": "sum")", 2}}) {
     SCOPED_TRACE(way.more);
     const auto config = config_of({.stage = 1, .more = way.more});
     on_ranks(2, config, [&](World& world, Mesh& mesh) {

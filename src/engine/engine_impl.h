@@ -12,6 +12,7 @@
 
 #include "engine/sharded_model.h"
 #include "engine/stage_policy.h"
+#include "fetch/fetcher.h"
 #include "grad/grad_reducer.h"
 #include "nfold/engine.h"
 #include "optim/loss_scaler.h"
@@ -28,6 +29,7 @@ class Engine::Impl {
   void backward(const at::Tensor& loss);
   StepReport step();
   void zero_grad();
+  void unshard_model();
 
   bool is_boundary() const;
   MemoryReport memory() const;
@@ -48,8 +50,9 @@ class Engine::Impl {
   // Turns accumulated gradients into the mean over ranks, unscaled.
   double grad_scale() const { return sum_scale_ / backward_scale_; }
 
-  // All-gathers units whose owners changed them. Collective.
-  void gather(const std::vector<ShardedUnit*>& units);
+  // Makes the unit's owned values, just changed, what every use of it sees.
+  // Collective.
+  void publish(ShardedUnit& unit);
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -61,6 +64,8 @@ class Engine::Impl {
     double comm_wait_ms = 0;
   };
 
+  void check_not_spent(const char* operation) const;
+  void run_backward(const at::Tensor& loss, const at::Tensor& seed);
   void check_loss(const at::Tensor& loss) const;
   // "step 12, micro step 0", and the same with the rank for errors.
   std::string position() const;
@@ -79,12 +84,14 @@ class Engine::Impl {
   StagePolicy policy_;
   std::int64_t accumulation_steps_ = 1;
   ShardedModel model_;
+  Fetcher fetcher_;
   GradReducer reducer_;
   std::unique_ptr<ShardedOptimizer> optimizer_;
   LossScaler scaler_;
   double sum_scale_;  // turns what units accumulate into means over ranks
   std::optional<LrSchedule> schedule_;
 
+  bool is_spent_ = false;  // unshard_model took the parameters away
   std::int64_t steps_ = 0;
   std::int64_t updates_ = 0;      // steps that were not skipped
   std::int64_t micro_steps_ = 0;  // backward calls since the last update

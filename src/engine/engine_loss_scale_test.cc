@@ -17,9 +17,7 @@ std::string fp16(const std::string& members) {
   return R"(, "fp16": {"enabled": true)" + members + "}";
 }
 
-Vectors small_model() {
-  return Vectors(std::vector<std::int64_t>{5, 8});
-}
+Vectors small_model() { return Vectors(std::vector<std::int64_t>{5, 8}); }
 
 // Gives element 3 of w1 the gradient `value`, on this rank.
 at::Tensor spoiled(Vectors& model, const at::Tensor& loss, double value) {
@@ -32,8 +30,8 @@ TEST(EngineLossScale, GrowthStepsUseTheScaleOfTheirLoss) {
     for (const int num_ranks : {1, 2}) {
       const auto config = config_of(
           {.stage = stage,
-           .more = fp16(
-               R"(, "initial_scale_power": 4, "loss_scale_window": 2)")});
+           .more =
+               fp16(R"(, "initial_scale_power": 4, "loss_scale_window": 2)")});
       on_ranks(num_ranks, config, [&](World& /*world*/, Mesh& mesh) {
         Vectors model(std::vector<std::int64_t>{4});
         Engine engine(model, mesh, config);
@@ -107,8 +105,7 @@ TEST_P(EngineOverflowTest, AllRanksSkipAndNameTheElement) {
       if (world.rank() == 1) loss = spoiled(model, loss, value);
       const auto report = train_step(engine, loss);
       EXPECT_TRUE(report.is_skipped);
-      EXPECT_EQ(report.non_finite,
-                fmt::format("rank 1 w1[3] = {}", value));
+      EXPECT_EQ(report.non_finite, fmt::format("rank 1 w1[3] = {}", value));
       expect_same(state_of(engine, model), before);
     }
     EXPECT_EQ(engine.steps(), 4);
@@ -215,8 +212,7 @@ TEST(EngineLossScale, OverflowsAndCleanStepsMix) {
 
 TEST(EngineLossScale, HysteresisAbsorbsTheFirstOverflow) {
   expect_trace(
-      {.settings =
-           R"(, "initial_scale_power": 8, "loss_scale_window": 2)",
+      {.settings = R"(, "initial_scale_power": 8, "loss_scale_window": 2)",
        .values = {kInf, kInf, 0, 0, 0, 0, 0},
        .scales = {256, 128, 128, 128, 256, 256, 512}});
 }
@@ -245,8 +241,7 @@ TEST(EngineLossScale, OverflowAtTheMinimumNamesTheParameter) {
 
 TEST(EngineLossScale, AnUncheckedBf16OverflowIsNotSkipped) {
   const auto config = config_of(
-      {.more =
-           R"(, "bf16": {"enabled": true, "check_grad_overflow": false})"});
+      {.more = R"(, "bf16": {"enabled": true, "check_grad_overflow": false})"});
   on_ranks(2, config, [&](World& /*world*/, Mesh& mesh) {
     auto model = small_model();
     Engine engine(model, mesh, config);

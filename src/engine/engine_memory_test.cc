@@ -2,8 +2,8 @@
 #include <c10/core/Allocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
 
-#include "engine/engine_test.h"
 #include "engine/engine_impl.h"
+#include "engine/engine_test.h"
 
 namespace nfold::testing {
 namespace {
@@ -38,10 +38,9 @@ struct MemoryCase {
 // Bytes for each of the model's elements that the stage may hold.
 double bytes_per_element(const MemoryCase& c) {
   const double n = c.num_ranks;
+  if (c.stage == 3) return (c.is_bf16 ? 18 : 16) / n;
   if (c.is_bf16) {
-    return c.stage == 0   ? 2 + 4 + 12
-           : c.stage == 1 ? 6 + 12 / n
-                          : 2 + 16 / n;
+    return c.stage == 0 ? 2 + 4 + 12 : c.stage == 1 ? 6 + 12 / n : 2 + 16 / n;
   }
   return c.stage == 0 ? 16 : c.stage == 1 ? 8 + 8 / n : 4 + 12 / n;
 }
@@ -52,15 +51,23 @@ std::int64_t held_bytes(const MemoryReport& memory) {
 
 constexpr std::int64_t kWidth = 192;
 constexpr std::int64_t kSmallBytes = 64 << 10;  // activations and the like
+constexpr std::int64_t kScratchBytes = 4 * kWidth * kWidth;
+
+// At stage 3: nothing stays, and two of the largest units may be whole.
+const std::string kTwoUnitsLive =
+    R"(, "stage3_param_persistence_threshold": 0,
+        "stage3_max_reuse_distance": 0,
+        "stage3_max_live_parameters": 74240)";
 
 class EngineMemoryTest : public ::testing::TestWithParam<MemoryCase> {};
 
 TEST_P(EngineMemoryTest, CountersStayInTheBoundAndEqualWhatIsHeld) {
   const auto c = GetParam();
-  const auto config = config_of({.stage = c.stage,
-                                 .optimizer = kAdamW,
-                                 .zero = R"(, "reduce_bucket_size": 1)",
-                                 .more = c.is_bf16 ? kBf16 : ""});
+  const auto config =
+      config_of({.stage = c.stage,
+                 .optimizer = kAdamW,
+                 .zero = R"(, "reduce_bucket_size": 1)" + kTwoUnitsLive,
+                 .more = c.is_bf16 ? kBf16 : ""});
   on_ranks(c.num_ranks, config, [&](World& world, Mesh& mesh) {
     const auto counter = std::make_shared<LiveBytes>();
     const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE,
@@ -74,7 +81,8 @@ TEST_P(EngineMemoryTest, CountersStayInTheBoundAndEqualWhatIsHeld) {
 
     std::int64_t largest_unit = 0;
     for (const auto* unit : engine.impl().model().trained()) {
-      largest_unit = std::max(largest_unit, unit->params_bytes());
+      largest_unit =
+          std::max(largest_unit, unit->layout().numel() * (c.is_bf16 ? 2 : 4));
     }
     for (int step = 0; step < 3; ++step) {
       counter->restart_peak();
@@ -86,11 +94,15 @@ TEST_P(EngineMemoryTest, CountersStayInTheBoundAndEqualWhatIsHeld) {
           << "after backward " << step;
       EXPECT_GT(memory.bucket_peak_bytes, 0);
       EXPECT_LE(memory.bucket_peak_bytes, 2 * largest_unit);
+      EXPECT_EQ(memory.gathered_peak_bytes > 0,
+                c.stage == 3 && c.num_ranks > 1);
+      EXPECT_LE(memory.gathered_peak_bytes, 2 * largest_unit);
       engine.step();
-      // One gradient may be on its way from autograd into its bucket.
-      EXPECT_LE(counter->peak(), held_bytes(memory) +
-                                     memory.bucket_peak_bytes + largest_unit +
-                                     kSmallBytes);
+      // One gradient may be on its way from autograd into its bucket, and
+      // oneDNN reorders a weight on processors with bf16 instructions.
+      EXPECT_LE(counter->peak(), held_bytes(memory) + memory.bucket_peak_bytes +
+                                     memory.gathered_peak_bytes + largest_unit +
+                                     kScratchBytes + kSmallBytes);
       EXPECT_LE(counter->live(), 1.02 * held_bytes(memory) + kSmallBytes)
           << "after step " << step;
     }
@@ -102,7 +114,7 @@ TEST_P(EngineMemoryTest, CountersStayInTheBoundAndEqualWhatIsHeld) {
 
 std::vector<MemoryCase> memory_cases() {
   std::vector<MemoryCase> cases;
-  for (const int stage : {0, 1, 2}) {
+  for (const int stage : {0, 1, 2, 3}) {
     for (const int num_ranks : {1, 2, 3, 4}) {
       for (const bool is_bf16 : {false, true}) {
         cases.push_back({stage, num_ranks, is_bf16});
@@ -112,13 +124,14 @@ std::vector<MemoryCase> memory_cases() {
   return cases;
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Stages, EngineMemoryTest, ::testing::ValuesIn(memory_cases()),
-    [](const ::testing::TestParamInfo<MemoryCase>& info) {
-      return fmt::format("Stage{}On{}{}", info.param.stage,
-                         info.param.num_ranks,
-                         info.param.is_bf16 ? "Bf16" : "Fp32");
-    });
+INSTANTIATE_TEST_SUITE_P(Stages, EngineMemoryTest,
+                         ::testing::ValuesIn(memory_cases()),
+                         [](const ::testing::TestParamInfo<MemoryCase>& info) {
+                           return fmt::format(
+                               "Stage{}On{}{}", info.param.stage,
+                               info.param.num_ranks,
+                               info.param.is_bf16 ? "Bf16" : "Fp32");
+                         });
 
 TEST(EngineMemory, BucketsOverlapWithinTwoLargestUnits) {
   const auto config =

@@ -61,8 +61,8 @@ void expect_close(const Params& found, const Params& expected) {
         << "w" << i << " differs by "
         << (found[i] - expected[i]).abs().max().item<double>();
     // Training did something.
-    EXPECT_FALSE(torch::allclose(
-        found[i], VectorsImpl::initial(i, sizes()[i]), 1e-5, 1e-5));
+    EXPECT_FALSE(torch::allclose(found[i], VectorsImpl::initial(i, sizes()[i]),
+                                 1e-5, 1e-5));
   }
 }
 
@@ -109,8 +109,8 @@ TEST(EngineOptimizers, ConfiguredTypesEqualTorch) {
        plain<AdamW>(AdamWOptions(0.01).weight_decay(0).amsgrad(true))},
       {R"({"type": "SGD", "params": {"lr": 0.05, "momentum": 0.9,
            "nesterov": true, "weight_decay": 0.1}})",
-       plain<SGD>(SGDOptions(0.05).momentum(0.9).nesterov(true).weight_decay(
-           0.1))},
+       plain<SGD>(
+           SGDOptions(0.05).momentum(0.9).nesterov(true).weight_decay(0.1))},
       {R"({"type": "SGD", "params": {"lr": 0.05, "momentum": 0.9,
            "dampening": 0.2}})",
        plain<SGD>(SGDOptions(0.05).momentum(0.9).dampening(0.2))},
@@ -141,8 +141,7 @@ TEST(EngineOptimizers, LionFollowsItsFormula) {
     auto weight = VectorsImpl::initial(i, sizes()[i]);
     auto average = torch::zeros_like(weight);
     for (int step = 0; step < kNumSteps; ++step) {
-      const auto grad =
-          VectorsImpl::mean_gradient(i, sizes()[i], step * 2, 2);
+      const auto grad = VectorsImpl::mean_gradient(i, sizes()[i], step * 2, 2);
       const auto update = (average * kBeta1 + grad * (1 - kBeta1)).sign();
       weight = weight * (1 - kLr * kDecay) - update * kLr;
       average = average * kBeta2 + grad * (1 - kBeta2);
@@ -150,13 +149,13 @@ TEST(EngineOptimizers, LionFollowsItsFormula) {
     expected.push_back(weight);
   }
   for (const int stage : kStages) {
-    expect_close(train_sharded(
-                     {.text = {.stage = stage,
-                               .optimizer =
-                                   R"({"type": "Lion", "params": {"lr": 0.01,
+    expect_close(
+        train_sharded({.text = {.stage = stage,
+                                .optimizer =
+                                    R"({"type": "Lion", "params": {"lr": 0.01,
                                    "betas": [0.9, 0.99],
                                    "weight_decay": 0.1}})"}}),
-                 expected);
+        expected);
   }
 }
 
@@ -204,23 +203,23 @@ TEST(EngineOptimizers, GroupsHaveTheirOwnRateAndDecay) {
   const auto expected = train_plain_groups();
   for (const int stage : kStages) {
     SCOPED_TRACE(stage);
+    expect_close(train_sharded({{.stage = stage, .optimizer = kAdamW},
+                                [](Vectors& model) {
+                                  EngineOptions options;
+                                  options.param_groups =
+                                      three_groups(model->weights);
+                                  return options;
+                                }}),
+                 expected);
     expect_close(
-        train_sharded({{.stage = stage, .optimizer = kAdamW},
+        train_sharded({{.stage = stage, .optimizer = ""},
                        [](Vectors& model) {
-                         EngineOptions options;
+                         auto options = own_factory<torch::optim::AdamW>(
+                             torch::optim::AdamWOptions(0.01).weight_decay(
+                                 0.1))(model);
                          options.param_groups = three_groups(model->weights);
                          return options;
                        }}),
-        expected);
-    expect_close(
-        train_sharded(
-            {{.stage = stage, .optimizer = ""},
-             [](Vectors& model) {
-               auto options = own_factory<torch::optim::AdamW>(
-                   torch::optim::AdamWOptions(0.01).weight_decay(0.1))(model);
-               options.param_groups = three_groups(model->weights);
-               return options;
-             }}),
         expected);
   }
 }
@@ -246,18 +245,18 @@ TEST(EngineOptimizers, WrongGroupsAreErrorsThatNameTheParameter) {
               return std::vector<ParamGroup>{{{w[0], w[1], w[2]}, {}, {}}};
             }),
             "");
-  EXPECT_THAT(error_of_groups([](Vectors& model) {
-                const auto& w = model->weights;
-                return std::vector<ParamGroup>{{{w[0], w[1], w[2]}, {}, {}},
-                                               {{w[1]}, {}, {}}};
-              }),
-              AllOf(HasSubstr("w1"), HasSubstr("group 0"),
-                    HasSubstr("group 1")));
-  EXPECT_THAT(error_of_groups([](Vectors& model) {
-                return std::vector<ParamGroup>{{{model->weights[1]}, {}, {}}};
-              }),
-              AllOf(HasSubstr("w0"), HasSubstr("w2"),
-                    HasSubstr("no parameter group")));
+  EXPECT_THAT(
+      error_of_groups([](Vectors& model) {
+        const auto& w = model->weights;
+        return std::vector<ParamGroup>{{{w[0], w[1], w[2]}, {}, {}},
+                                       {{w[1]}, {}, {}}};
+      }),
+      AllOf(HasSubstr("w1"), HasSubstr("group 0"), HasSubstr("group 1")));
+  EXPECT_THAT(
+      error_of_groups([](Vectors& model) {
+        return std::vector<ParamGroup>{{{model->weights[1]}, {}, {}}};
+      }),
+      AllOf(HasSubstr("w0"), HasSubstr("w2"), HasSubstr("no parameter group")));
   EXPECT_THAT(error_of_groups([](Vectors& model) {
                 const auto& w = model->weights;
                 return std::vector<ParamGroup>{
@@ -277,21 +276,21 @@ TEST(EngineOptimizers, WithoutOneGradientsAreStillReduced) {
       Vectors model(sizes());
       Engine engine(model, mesh, config);
       engine.backward(model->loss(world.rank()));
-      EXPECT_TRUE(torch::equal(
-          safe_get_full_grad(engine, model->weights[2]),
-          VectorsImpl::mean_gradient(2, sizes()[2], 0, 2)));
+      EXPECT_TRUE(
+          torch::equal(safe_get_full_grad(engine, model->weights[2]),
+                       VectorsImpl::mean_gradient(2, sizes()[2], 0, 2)));
       const auto report = engine.step();
       EXPECT_GT(report.grad_norm, 0);
       EXPECT_EQ(report.step, 1);
-      EXPECT_TRUE(same_bits(model->weights[2],
-                            VectorsImpl::initial(2, sizes()[2])));
+      EXPECT_TRUE(
+          same_bits(model->weights[2], VectorsImpl::initial(2, sizes()[2])));
     });
   }
 }
 
 TEST(EngineOptimizers, TheScheduleSetsTheRateOfEachStep) {
-  const auto config = config_of(
-      {.more = R"(, "scheduler": {"type": "WarmupLR", "params": {
+  const auto config =
+      config_of({.more = R"(, "scheduler": {"type": "WarmupLR", "params": {
            "warmup_min_lr": 0, "warmup_max_lr": 0.1, "warmup_num_steps": 4,
            "warmup_type": "linear"}})"});
   on_ranks(2, config, [&](World& world, Mesh& mesh) {
@@ -303,12 +302,12 @@ TEST(EngineOptimizers, TheScheduleSetsTheRateOfEachStep) {
       const auto report =
           train_step(engine, model->loss(step * 2 + world.rank()));
       rates.push_back(report.lr);
-      expected -= report.lr *
-                  VectorsImpl::mean_gradient(0, sizes()[0], step * 2, 2);
+      expected -=
+          report.lr * VectorsImpl::mean_gradient(0, sizes()[0], step * 2, 2);
     }
-    EXPECT_THAT(rates, ::testing::Pointwise(
-                           ::testing::DoubleNear(1e-12),
-                           {0.0, 0.0, 0.025, 0.05, 0.075, 0.1}));
+    EXPECT_THAT(rates,
+                ::testing::Pointwise(::testing::DoubleNear(1e-12),
+                                     {0.0, 0.0, 0.025, 0.05, 0.075, 0.1}));
     EXPECT_TRUE(torch::allclose(model->weights[0], expected, 1e-6, 1e-6));
   });
 }
@@ -323,8 +322,7 @@ TEST(EngineOptimizers, ClippingBoundsTheNorm) {
   }
   const double norm = std::sqrt(norm_square);
   for (const double clip : {0.0, 0.5, 1000.0}) {
-    const auto config =
-        config_of({.clipping = fmt::format("{:.1f}", clip)});
+    const auto config = config_of({.clipping = fmt::format("{:.1f}", clip)});
     on_ranks(2, config, [&](World& world, Mesh& mesh) {
       Vectors model(sizes());
       Engine engine(model, mesh, config);
@@ -345,19 +343,19 @@ TEST(EngineOptimizers, SetLrIsUsedByTheNextStep) {
   on_ranks(2, config, [&](World& world, Mesh& mesh) {
     Vectors model(sizes());
     EngineOptions options;
-    options.param_groups = {{{model->weights[0]}, 0.5, {}},
-                            {{model->weights[1], model->weights[2],
-                              model->weights[3]}, {}, {}}};
+    options.param_groups = {
+        {{model->weights[0]}, 0.5, {}},
+        {{model->weights[1], model->weights[2], model->weights[3]}, {}, {}}};
     Engine engine(model, mesh, config, options);
     EXPECT_THAT(engine.lr(), ::testing::ElementsAre(0.5, 0.25));
     engine.set_lr(2);
     EXPECT_THAT(engine.lr(), ::testing::ElementsAre(2, 2));
     EXPECT_EQ(train_step(engine, model->loss(world.rank())).lr, 2);
-    EXPECT_TRUE(torch::allclose(
-        model->weights[0],
-        VectorsImpl::initial(0, sizes()[0]) -
-            2 * VectorsImpl::mean_gradient(0, sizes()[0], 0, 2),
-        1e-6, 1e-6));
+    EXPECT_TRUE(
+        torch::allclose(model->weights[0],
+                        VectorsImpl::initial(0, sizes()[0]) -
+                            2 * VectorsImpl::mean_gradient(0, sizes()[0], 0, 2),
+                        1e-6, 1e-6));
   });
 }
 

@@ -75,9 +75,8 @@ TEST_P(EngineParamsTest, ParametersAreReadAsTheyWereMade) {
   run([&](World& world, Engine& engine, Vectors& model) {
     for (std::size_t i = 0; i < odd_sizes().size(); ++i) {
       // In bf16 runs too: the master weights are not rounded.
-      EXPECT_TRUE(same_bits(
-          safe_get_full_fp32_param(engine, model->weights[i]),
-          VectorsImpl::initial(i, odd_sizes()[i])));
+      EXPECT_TRUE(same_bits(safe_get_full_fp32_param(engine, model->weights[i]),
+                            VectorsImpl::initial(i, odd_sizes()[i])));
       locals.add(world, safe_get_local_fp32_param(engine, model->weights[i]));
     }
   });
@@ -98,9 +97,8 @@ TEST_P(EngineParamsTest, SetParametersAreReadBackAndSeenByForward) {
     double expected = 0;
     for (std::size_t i = 0; i < odd_sizes().size(); ++i) {
       const auto size = odd_sizes()[i];
-      EXPECT_TRUE(same_bits(
-          safe_get_full_fp32_param(engine, model->weights[i]),
-          new_value(size)));
+      EXPECT_TRUE(same_bits(safe_get_full_fp32_param(engine, model->weights[i]),
+                            new_value(size)));
       expected += (in_module_dtype(new_value(size)).to(at::kDouble) *
                    VectorsImpl::gradient(i, size, 3))
                       .sum()
@@ -114,8 +112,7 @@ TEST_P(EngineParamsTest, SetParametersAreReadBackAndSeenByForward) {
 TEST_P(EngineParamsTest, LocalPiecesAreSetByTheirOwners) {
   run([&](World& /*world*/, Engine& engine, Vectors& model) {
     for (const auto& weight : model->weights) {
-      const auto negated =
-          -safe_get_local_fp32_param(engine, weight);
+      const auto negated = -safe_get_local_fp32_param(engine, weight);
       const auto expected = -safe_get_full_fp32_param(engine, weight);
       safe_set_local_fp32_param(engine, weight, negated);
       EXPECT_TRUE(
@@ -149,9 +146,8 @@ TEST_P(EngineParamsTest, GradientsAreTheMeanBetweenBackwardAndStep) {
       if (world.rank() == 0) fulls[i] = grad;
     }
     engine.step();
-    EXPECT_NE(
-        error_of([&] { safe_get_local_grad(engine, model->weights[3]); }),
-        "");
+    EXPECT_NE(error_of([&] { safe_get_local_grad(engine, model->weights[3]); }),
+              "");
     engine.backward(model->loss(1 + world.rank()));
     engine.zero_grad();
     EXPECT_NE(error_of([&] {
@@ -304,15 +300,12 @@ TEST(EngineParams, UnreducedGradientsAreNotThereYet) {
       engine.backward(model->forward(torch::ones({1, 4})).sum());
     };
     backward();
-    EXPECT_THAT(
-        error_of([&] { safe_get_full_grad(engine, model->weight); }),
-        ::testing::HasSubstr("reduce_at_boundary"));
+    EXPECT_THAT(error_of([&] { safe_get_full_grad(engine, model->weight); }),
+                ::testing::HasSubstr("reduce_at_boundary"));
     engine.step();
     backward();
-    EXPECT_TRUE(safe_get_full_grad(engine, model->weight)
-                    .eq(1)
-                    .all()
-                    .item<bool>());
+    EXPECT_TRUE(
+        safe_get_full_grad(engine, model->weight).eq(1).all().item<bool>());
   });
 }
 
@@ -322,15 +315,13 @@ TEST(EngineParams, FrozenParametersHaveAValueButNoGradient) {
     on_ranks(2, config, [&](World& /*world*/, Mesh& mesh) {
       Tied model;
       Engine engine(model, mesh, config);
-      EXPECT_TRUE(
-          torch::equal(safe_get_full_fp32_param(engine, model->frozen),
-                       torch::arange(3.0)));
+      EXPECT_TRUE(torch::equal(safe_get_full_fp32_param(engine, model->frozen),
+                               torch::arange(3.0)));
       safe_set_full_fp32_param(engine, model->frozen, torch::ones({3}));
       EXPECT_TRUE(torch::equal(model->frozen, torch::ones({3})));
       engine.backward(model->first.sum());
-      EXPECT_THAT(
-          error_of([&] { safe_get_full_grad(engine, model->frozen); }),
-          HasSubstr("frozen"));
+      EXPECT_THAT(error_of([&] { safe_get_full_grad(engine, model->frozen); }),
+                  HasSubstr("frozen"));
       EXPECT_THAT(error_of([&] {
                     safe_get_full_optimizer_state(engine, model->frozen,
                                                   "exp_avg");
@@ -348,10 +339,9 @@ TEST(EngineParams, WrongTensorsAndShapesAreErrors) {
     Vectors model(std::vector<std::int64_t>{6, 4});
     Engine engine(model, mesh, config);
     const auto& weight = model->weights[0];
-    EXPECT_THAT(error_of([&] {
-                  safe_get_full_fp32_param(engine, torch::ones({6}));
-                }),
-                HasSubstr("not a parameter"));
+    EXPECT_THAT(
+        error_of([&] { safe_get_full_fp32_param(engine, torch::ones({6})); }),
+        HasSubstr("not a parameter"));
     EXPECT_THAT(
         error_of([&] { safe_get_full_fp32_param(engine, weight.detach()); }),
         HasSubstr("not a parameter"));

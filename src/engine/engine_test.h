@@ -84,8 +84,8 @@ struct VectorsImpl : torch::nn::Module {
   explicit VectorsImpl(const std::vector<std::int64_t>& sizes,
                        at::ScalarType dtype = at::kFloat) {
     for (std::size_t i = 0; i < sizes.size(); ++i) {
-      weights.push_back(register_parameter(
-          fmt::format("w{}", i), initial(i, sizes[i]).to(dtype)));
+      weights.push_back(register_parameter(fmt::format("w{}", i),
+                                           initial(i, sizes[i]).to(dtype)));
     }
   }
 
@@ -158,9 +158,9 @@ struct TowerImpl : torch::nn::Module {
 
   // A loss that depends on step and rank.
   at::Tensor loss(std::int64_t seed) {
-    const auto x = torch::cos(torch::arange(2 * width) * 0.3 +
-                              static_cast<double>(seed))
-                       .view({2, width});
+    const auto x =
+        torch::cos(torch::arange(2 * width) * 0.3 + static_cast<double>(seed))
+            .view({2, width});
     return forward(x).to(at::kFloat).square().mean();
   }
 

@@ -24,8 +24,7 @@ GroupTable table_of(const ShardedModel& model,
       auto& cell = table[model.trained_index(address.unit)][address.param];
       TORCH_CHECK_VALUE(!cell.has_value(), "parameter ", param.name,
                         " is in parameter group ", cell.value_or(0),
-                        " and in group ", group,
-                        "; list every parameter once");
+                        " and in group ", group, "; list every parameter once");
       cell = group;
     }
   }
@@ -37,10 +36,11 @@ GroupTable table_of(const ShardedModel& model,
       }
     }
   }
-  TORCH_CHECK_VALUE(missing.empty(),
-                    "these trainable parameters are in no parameter group:",
-                    missing, "\nAdd them to one, or freeze them with "
-                    "set_requires_grad(false) before the engine is made.");
+  TORCH_CHECK_VALUE(
+      missing.empty(),
+      "these trainable parameters are in no parameter group:", missing,
+      "\nAdd them to one, or freeze them with "
+      "set_requires_grad(false) before the engine is made.");
   return table;
 }
 
@@ -86,10 +86,9 @@ std::unique_ptr<ShardedOptimizer> make_engine_optimizer(
              is_users ? kUnset : config.optimizer->params.weight_decay),
          std::nullopt});
   }
-  return is_users ? make_torch_optimizer(options.optimizer_factory,
-                                         std::move(input))
-                  : make_sharded_optimizer(*config.optimizer,
-                                           std::move(input));
+  return is_users
+             ? make_torch_optimizer(options.optimizer_factory, std::move(input))
+             : make_sharded_optimizer(*config.optimizer, std::move(input));
 }
 
 }  // namespace nfold

@@ -95,17 +95,6 @@ at::Tensor owned_weights(Access& access) {
                                                      : unit.owned());
 }
 
-// The module's own copies, from what the owners now hold.
-void publish(Access& access) {
-  auto& unit = access.unit();
-  const auto low = unit.low_precision_owned();
-  if (unit.options().is_trained && low.defined()) {
-    access.owned_part(low).copy_(owned_weights(access));
-  }
-  unit.publish_shard();
-  access.engine().gather({&unit});
-}
-
 at::Tensor unscaled_grad(Access& access) {
   access.check_has_grad();
   return access.owned_part(access.unit().grad())
@@ -147,7 +136,7 @@ void safe_set_full_fp32_param(Engine& engine, const at::Tensor& param,
                               const at::Tensor& value) {
   Access access(engine, param);
   owned_weights(access).copy_(access.own_piece_of(value));
-  publish(access);
+  access.engine().publish(access.unit());
 }
 
 at::Tensor safe_get_full_grad(Engine& engine, const at::Tensor& param) {
@@ -185,7 +174,7 @@ void safe_set_local_fp32_param(Engine& engine, const at::Tensor& param,
                                const at::Tensor& value) {
   Access access(engine, param);
   owned_weights(access).copy_(access.checked_local(value));
-  publish(access);
+  access.engine().publish(access.unit());
 }
 
 at::Tensor safe_get_local_grad(Engine& engine, const at::Tensor& param) {

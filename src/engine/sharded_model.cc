@@ -70,6 +70,7 @@ ShardedModel::ShardedModel(torch::nn::Module& module, Group& group,
                           param.tensor().requires_grad()});
     numel_ += param.tensor().numel();
   }
+  std::int64_t persistent_numel = 0;
   for (auto& plan : plan_units(candidates, unit_policy_options(numel_))) {
     const auto& first = candidates[plan.params.front()];
     ShardedUnitOptions options;
@@ -82,14 +83,30 @@ ShardedModel::ShardedModel(torch::nn::Module& module, Group& group,
     options.owns_whole_range = !policy.shards_optimizer;
     options.is_trained = first.requires_grad;
     std::vector<ParamState> members;
+    std::int64_t unit_numel = 0;
     for (const auto index : plan.params) {
+      unit_numel += candidates[index].numel;
       if (first.requires_grad) trained_numel_ += candidates[index].numel;
       members.push_back(std::move(params[index]));
     }
+    const auto& zero = config.zero_optimization;
+    const bool is_persistent =
+        unit_numel <= zero.stage3_param_persistence_threshold &&
+        persistent_numel + unit_numel <=
+            zero.stage3_model_persistence_threshold;
+    options.is_resident =
+        !policy.shards_params || group.size() == 1 || is_persistent;
+    if (is_persistent) persistent_numel += unit_numel;
     units_.push_back(
         std::make_unique<ShardedUnit>(std::move(members), options));
     if (first.requires_grad) trained_.push_back(units_.back().get());
   }
+}
+
+std::vector<ShardedUnit*> ShardedModel::all() const {
+  std::vector<ShardedUnit*> units;
+  for (const auto& unit : units_) units.push_back(unit.get());
+  return units;
 }
 
 ParamAddress ShardedModel::find(const at::Tensor& param) const {
@@ -101,8 +118,7 @@ ParamAddress ShardedModel::find(const at::Tensor& param) const {
       }
     }
   }
-  TORCH_CHECK_VALUE(false,
-                    "a tensor of shape ", param.sizes(),
+  TORCH_CHECK_VALUE(false, "a tensor of shape ", param.sizes(),
                     " is not a parameter of the engine's module; pass a "
                     "parameter itself, not a copy or a view of it");
 }

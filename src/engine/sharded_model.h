@@ -33,6 +33,7 @@ class ShardedModel {
   const std::vector<std::unique_ptr<ShardedUnit>>& units() const {
     return units_;
   }
+  std::vector<ShardedUnit*> all() const;
   // Units with an optimizer; the others are frozen.
   const std::vector<ShardedUnit*>& trained() const { return trained_; }
 

@@ -20,10 +20,16 @@ StagePolicy stage_policy(const Config& config) {
       policy.shards_optimizer = true;
       policy.reduces_to_owner = zero.reduce_scatter;
       return policy;
+    case 3:
+      policy.shards_optimizer = true;
+      policy.shards_params = true;
+      policy.reduces_to_owner = zero.reduce_scatter;
+      return policy;
     default:
-      TORCH_CHECK_NOT_IMPLEMENTED(
-          false, "zero_optimization.stage: stage ", zero.stage,
-          " is not available in this version; use stage 0, 1 or 2");
+      TORCH_CHECK_VALUE(false,
+                        "zero_optimization.stage: expected 0 to 3 but "
+                        "found ",
+                        zero.stage);
   }
 }
 

@@ -11,6 +11,8 @@ namespace nfold {
 struct StagePolicy {
   // Each rank updates its shard only; the others arrive by all-gather.
   bool shards_optimizer = false;
+  // Parameters are whole only while an operator uses them.
+  bool shards_params = false;
   // Gradients are summed where they are owned (reduce_scatter) rather than
   // everywhere (all_reduce).
   bool reduces_to_owner = false;

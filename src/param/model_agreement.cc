@@ -62,8 +62,7 @@ at::Tensor gather_table(Group& group, const std::vector<std::int64_t>& values) {
   const auto count = static_cast<std::int64_t>(values.size());
   auto table = at::empty({group.size() * count}, at::kLong);
   auto own = table.narrow(0, group.rank() * count, count);
-  std::copy(values.begin(), values.end(),
-            own.mutable_data_ptr<std::int64_t>());
+  std::copy(values.begin(), values.end(), own.mutable_data_ptr<std::int64_t>());
   all_gather(group, table, own).wait();
   return table.view({group.size(), count});
 }
@@ -96,8 +95,8 @@ std::pair<std::string, std::string> first_difference(const std::string& a,
 }
 
 void check_structure(Group& group, const std::string& description) {
-  const auto hash = static_cast<std::int64_t>(
-      hash64(description.data(), description.size()));
+  const auto hash =
+      static_cast<std::int64_t>(hash64(description.data(), description.size()));
   const auto table = gather_table(
       group, {hash, static_cast<std::int64_t>(description.size())});
   const auto cells = table.accessor<std::int64_t, 2>();
@@ -107,21 +106,20 @@ void check_structure(Group& group, const std::string& description) {
         broadcast_text(group, description, cells[0][1], /*source=*/0);
     const auto found = broadcast_text(group, description, cells[other][1],
                                       /*source=*/other);
-    const auto [expected_line, found_line] =
-        first_difference(expected, found);
+    const auto [expected_line, found_line] = first_difference(expected, found);
     TORCH_CHECK_VALUE(
-        false, "[rank ", group.rank(), "] the ranks built different models: ",
-        "expected (rank 0) ", expected_line, " but found (rank ", other, ") ",
-        found_line,
+        false, "[rank ", group.rank(),
+        "] the ranks built different models: ", "expected (rank 0) ",
+        expected_line, " but found (rank ", other, ") ", found_line,
         "; construct the same model on every rank before the engine");
   }
 }
 
 }  // namespace
 
-std::vector<std::string> agree_on_model(
-    Group& group, const torch::nn::Module& module,
-    const std::vector<ParamState>& params) {
+std::vector<std::string> agree_on_model(Group& group,
+                                        const torch::nn::Module& module,
+                                        const std::vector<ParamState>& params) {
   if (group.size() == 1) return {};
   const auto tensors = tensors_of(module, params);
   check_structure(group, describe(tensors, params));

@@ -18,9 +18,8 @@ TEST(ModelAgreementTest, EqualModelsAgreeWithoutACopy) {
     torch::nn::Linear linear(4, 3);
     torch::NoGradGuard no_grad;
     for (auto& param : linear->parameters()) param.fill_(0.5);
-    EXPECT_THAT(
-        agree_on_model(world.group(), *linear, collect_params(*linear)),
-        IsEmpty());
+    EXPECT_THAT(agree_on_model(world.group(), *linear, collect_params(*linear)),
+                IsEmpty());
   });
 }
 

@@ -35,13 +35,13 @@ void check_supported(const std::string& name, const at::Tensor& tensor) {
       tensor.layout() == at::kStrided, "parameter ", name,
       ": expected a dense tensor but found layout ", tensor.layout(),
       "; convert it with to_dense() before the engine is made");
+  TORCH_CHECK_NOT_IMPLEMENTED(tensor.device().is_cpu(), "parameter ", name,
+                              ": expected a CPU tensor but found one on ",
+                              tensor.device(),
+                              "; this version trains on the CPU");
   TORCH_CHECK_NOT_IMPLEMENTED(
-      tensor.device().is_cpu(), "parameter ", name,
-      ": expected a CPU tensor but found one on ", tensor.device(),
-      "; this version trains on the CPU");
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      !tensor.requires_grad() || tensor.is_floating_point(), "parameter ",
-      name, ": expected a real floating-point dtype but found ",
+      !tensor.requires_grad() || tensor.is_floating_point(), "parameter ", name,
+      ": expected a real floating-point dtype but found ",
       tensor.scalar_type());
 }
 

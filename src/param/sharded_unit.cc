@@ -4,8 +4,10 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "kernels/cast_copy.h"
+#include "param/released_storage.h"
 
 namespace nfold {
 namespace {
@@ -31,6 +33,12 @@ void copy_in(const std::vector<ParamState>& params, const UnitLayout& layout,
   }
 }
 
+void zero_outside(const at::Tensor& flat, const FlatRange& range) {
+  const auto end = range.begin + range.numel;
+  flat.narrow(0, 0, range.begin).zero_();
+  flat.narrow(0, end, flat.numel() - end).zero_();
+}
+
 }  // namespace
 
 const char* name_of(UnitState state) {
@@ -52,23 +60,39 @@ ShardedUnit::ShardedUnit(std::vector<ParamState> params,
       layout_(make_unit_layout(numels_of(params_),
                                c10::elementSize(options_.dtype),
                                options_.num_shards)) {
+  TORCH_INTERNAL_ASSERT(options_.is_resident || !options_.owns_whole_range);
   at::NoGradGuard no_grad;
-  full_ = at::empty({layout_.numel()}, at::TensorOptions(options_.dtype));
-  copy_in(params_, layout_, {0, layout_.numel()}, full_);
-  if (options_.is_trained) {
-    if (options_.master_dtype == options_.dtype) {
-      master_ = owned();
-    } else {
-      master_ = at::empty({owned_range().numel},
-                          at::TensorOptions(options_.master_dtype));
-      copy_in(params_, layout_, owned_range(), master_);
-    }
-  }
+  fill_from_params();
   for (std::size_t i = 0; i < params_.size(); ++i) {
-    const auto view = part(full_, layout_.param_range(i))
-                          .view(params_[i].tensor().sizes());
+    const auto view =
+        part(full_, layout_.param_range(i)).view(params_[i].tensor().sizes());
     for (auto& tensor : params_[i].tensors) tensor.set_data(view);
   }
+}
+
+void ShardedUnit::fill_from_params() {
+  const at::TensorOptions stored(options_.dtype);
+  if (options_.is_resident) {
+    full_ = at::empty({layout_.numel()}, stored);
+    copy_in(params_, layout_, {0, layout_.numel()}, full_);
+  } else {
+    full_ = make_released(layout_.numel(), options_.dtype, access_error());
+    shard_ = at::empty({shard_range_of_rank().numel}, stored);
+    copy_in(params_, layout_, shard_range_of_rank(), shard_);
+    state_ = UnitState::kSharded;
+  }
+  if (!options_.is_trained) return;
+  if (options_.master_dtype == options_.dtype) {
+    master_ = owned();
+  } else {
+    master_ = at::empty({owned_range().numel},
+                        at::TensorOptions(options_.master_dtype));
+    copy_in(params_, layout_, owned_range(), master_);
+  }
+}
+
+at::Tensor ShardedUnit::owned() const {
+  return shard_.defined() ? shard_ : part(full_, owned_range());
 }
 
 FlatRange ShardedUnit::owned_range() const {
@@ -80,11 +104,14 @@ at::Tensor ShardedUnit::low_precision_owned() const {
   return options_.master_dtype == options_.dtype ? at::Tensor() : owned();
 }
 
+void ShardedUnit::allocate_grad() {
+  if (grad_.defined()) return;
+  grad_ =
+      at::empty({owned_range().numel}, at::TensorOptions(options_.grad_dtype));
+}
+
 const at::Tensor& ShardedUnit::grad() {
-  if (!grad_.defined()) {
-    grad_ = at::empty({owned_range().numel},
-                      at::TensorOptions(options_.grad_dtype));
-  }
+  allocate_grad();
   if (!has_grad_) {
     grad_.zero_();
     has_grad_ = true;
@@ -105,10 +132,7 @@ void ShardedUnit::accumulate_grad(at::Tensor reduced, float scale) {
     grad_ = std::move(reduced);
     return;
   }
-  if (!grad_.defined()) {
-    grad_ = at::empty({owned_range().numel},
-                      at::TensorOptions(options_.grad_dtype));
-  }
+  allocate_grad();
   kernels::scaled_cast(grad_, owned_part, scale);
 }
 
@@ -119,27 +143,35 @@ void ShardedUnit::clear_grad() {
   if (options_.owns_whole_range) grad_.reset();
 }
 
-void ShardedUnit::begin_gather(Group& group,
-                               std::vector<ShardedUnit*> units) {
+void ShardedUnit::begin_gather(Group& group, std::vector<ShardedUnit*> units,
+                               GatherMode mode) {
   std::erase_if(units, [](const ShardedUnit* unit) {
     return unit->state_ != UnitState::kSharded;
   });
+  for (auto* unit : units) unit->allocate_full();
+  if (mode == GatherMode::kAllReduce) {
+    for (auto* unit : units) {
+      zero_outside(unit->full_, unit->shard_range_of_rank());
+      unit->gather_ = std::make_shared<Pending>(all_reduce(group, unit->full_));
+      unit->state_ = UnitState::kGathering;
+    }
+    return;
+  }
   // A collective moves one dtype.
   while (!units.empty()) {
     const auto dtype = units.front()->options_.dtype;
     const auto others = std::stable_partition(
-        units.begin(), units.end(), [&](const ShardedUnit* unit) {
-          return unit->options_.dtype == dtype;
-        });
+        units.begin(), units.end(),
+        [&](const ShardedUnit* unit) { return unit->options_.dtype == dtype; });
     std::vector<at::Tensor> outputs;
     for (auto unit = units.begin(); unit != others; ++unit) {
-      (*unit)->state_ = UnitState::kGathering;
       outputs.push_back((*unit)->full_);
     }
     const auto gather = std::make_shared<Pending>(
         all_gather_coalesced(group, std::move(outputs)));
     for (auto unit = units.begin(); unit != others; ++unit) {
       (*unit)->gather_ = gather;
+      (*unit)->state_ = UnitState::kGathering;
     }
     units.erase(units.begin(), others);
   }
@@ -153,13 +185,21 @@ void ShardedUnit::finish_gather() {
   state_ = UnitState::kUnsharded;
 }
 
-void ShardedUnit::publish_shard() {
-  check_state(state_ != UnitState::kGathering, "publish_shard");
+void ShardedUnit::bump_versions() {
   ++version_;
   for (const auto& param : params_) {
     for (const auto& tensor : param.tensors) {
       tensor.unsafeGetTensorImpl()->bump_version();
     }
+  }
+}
+
+void ShardedUnit::publish_shard() {
+  check_state(state_ != UnitState::kGathering, "publish_shard");
+  bump_versions();
+  if (!options_.is_resident) {
+    release();
+    return;
   }
   const bool owns_everything =
       options_.owns_whole_range || options_.num_shards == 1;
@@ -168,9 +208,59 @@ void ShardedUnit::publish_shard() {
 
 void ShardedUnit::release() {
   check_state(state_ != UnitState::kGathering, "release");
+  if (options_.is_resident || state_ == UnitState::kSharded) return;
+#ifndef NDEBUG
+  // Whatever still reads the memory shows in the loss.
+  if (full_.is_floating_point()) full_.fill_(std::nan(""));
+#endif
+  take_memory(full_, access_error());
+  state_ = UnitState::kSharded;
 }
 
-std::int64_t ShardedUnit::params_bytes() const { return bytes_of(full_); }
+void ShardedUnit::publish_full(const std::vector<std::size_t>& params) {
+  check_state(state_ == UnitState::kUnsharded, "publish_full");
+  at::NoGradGuard no_grad;
+  const auto range = owned_range();
+  for (const auto& fragment : fragments_in(layout_, range)) {
+    if (!std::count(params.begin(), params.end(), fragment.param)) continue;
+    const auto from =
+        full_.narrow(0, range.begin + fragment.range_begin, fragment.numel);
+    const auto to = [&](const at::Tensor& owned) {
+      return owned.narrow(0, fragment.range_begin, fragment.numel);
+    };
+    if (shard_.defined()) to(shard_).copy_(from);
+    if (master_bytes() > 0) to(master_).copy_(from);
+  }
+  bump_versions();
+}
+
+void ShardedUnit::allocate_full() {
+  if (options_.is_resident) return;
+  give_memory(full_);
+  part(full_, shard_range_of_rank()).copy_(shard_);
+}
+
+std::string ShardedUnit::access_error() const {
+  constexpr std::size_t kMaxNames = 4;
+  std::string names;
+  for (std::size_t i = 0; i < params_.size() && i < kMaxNames; ++i) {
+    names += (i == 0 ? "" : ", ") + params_[i].name;
+  }
+  if (params_.size() > kMaxNames) names += ", ...";
+  return "the parameter's memory is sharded over ranks and this is a raw "
+         "access to it (data_ptr, an accessor, from_blob), which nfold cannot "
+         "see coming. Use operators, or open nfold::GatheredParameters first. "
+         "One of: " +
+         names;
+}
+
+std::int64_t ShardedUnit::params_bytes() const {
+  return bytes_of(options_.is_resident ? full_ : shard_);
+}
+
+std::int64_t ShardedUnit::full_bytes() const {
+  return options_.is_resident ? 0 : bytes_of(full_);
+}
 
 std::int64_t ShardedUnit::master_bytes() const {
   return options_.is_trained && options_.master_dtype != options_.dtype

@@ -9,9 +9,12 @@
 //   owned range   what this rank updates: its shard where optimizer state is
 //                 sharded (stages 1 to 3), everything where it is not
 //                 (stage 0).
-//   owned         full[owned range].
 //   shard         full[rank * S, (rank + 1) * S): what this rank sends when
-//                 the unit is gathered.
+//                 the unit is gathered. Where `full` is resident (stages 0 to
+//                 2) a part of it, else a tensor of its own, which outlives
+//                 the memory of `full`.
+//   owned         the values of the owned range: full[owned range], or the
+//                 shard where that has memory of its own.
 //   master        [owned numel]: the weights the optimizer updates. `owned`
 //                 itself where its precision suffices, else an fp32 copy that
 //                 holds the values the model was built with, unrounded.
@@ -24,20 +27,24 @@
 // State machine. Only begin_gather, finish_gather, release and publish_shard
 // change the state; each checks that the row allows it.
 //
-//   state \ op | begin_gather | finish_gather | release | publish_shard
-//   -----------+--------------+---------------+---------+---------------
-//   sharded    | -> gathering | invalid       | no-op   | version + 1
-//   gathering  | no-op        | -> unsharded  | invalid | invalid
-//   unsharded  | no-op        | no-op         | no-op   | version + 1,
-//              |              |               |         | -> sharded
+//   state \ op | begin_gather | finish_gather | release     | publish_shard
+//   -----------+--------------+---------------+-------------+--------------
+//   sharded    | -> gathering | invalid       | no-op       | version + 1
+//   gathering  | no-op        | -> unsharded  | invalid     | invalid
+//   unsharded  | no-op        | no-op         | -> sharded  | version + 1,
+//              |              |               | (not if     | -> sharded
+//              |              |               | resident)   |
 //
-//   sharded    only `shard` holds current values
-//   gathering  a collective writes the rest of `full`
-//   unsharded  all of `full` holds current values
+//   state      | current values     | memory: resident | not resident
+//   -----------+--------------------+------------------+--------------
+//   sharded    | the shard          | full             | shard
+//   gathering  | the shard          | full             | shard + full
+//   unsharded  | full and the shard | full             | shard + full
 //
-// The storage is resident (stages 0 to 2): `full` keeps its memory in every
-// state, so there is nothing to release. With one shard, or when this rank
-// owns everything, publish_shard leaves the unit unsharded.
+// A unit that is not resident starts sharded. While it is sharded its
+// parameters keep their sizes, but their storage has no memory: raw access
+// (data_ptr) is an error that names the parameters. With one shard, or when
+// this rank owns everything, a resident unit is always unsharded.
 //
 // Not thread-safe; one thread at a time drives a unit.
 #pragma once
@@ -45,6 +52,7 @@
 #include <ATen/core/TensorBody.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -58,6 +66,10 @@ namespace nfold {
 enum class UnitState { kSharded, kGathering, kUnsharded };
 const char* name_of(UnitState state);
 
+// How the shards of all ranks become `full`. kAllReduce sums shards that are
+// zero everywhere else: more bytes, the same values.
+enum class GatherMode { kAllGather, kAllReduce };
+
 struct ShardedUnitOptions {
   std::string name;
   at::ScalarType dtype = at::kFloat;  // of `full`
@@ -67,6 +79,9 @@ struct ShardedUnitOptions {
   int rank = 0;        // in the shard group
   int num_shards = 1;  // its size
   bool owns_whole_range = false;
+  // `full` keeps its memory in every state. false needs owns_whole_range to
+  // be false too.
+  bool is_resident = true;
   bool is_trained = true;  // false: no master, no grad
 };
 
@@ -89,7 +104,7 @@ class ShardedUnit {
   std::int64_t version() const { return version_; }
 
   const at::Tensor& full() const { return full_; }
-  at::Tensor owned() const { return part(full_, owned_range()); }
+  at::Tensor owned() const;
   const at::Tensor& master() const { return master_; }
   // Undefined where `master` is `owned`: then nothing has to be rounded.
   at::Tensor low_precision_owned() const;
@@ -106,22 +121,37 @@ class ShardedUnit {
   // Starts filling `full` from the shards of all ranks of the group.
   // Collective. Several units may be gathered in one call; there is one
   // collective for each dtype among them.
-  static void begin_gather(Group& group, std::vector<ShardedUnit*> units);
+  static void begin_gather(Group& group, std::vector<ShardedUnit*> units,
+                           GatherMode mode = GatherMode::kAllGather);
   // Waits for it.
   void finish_gather();
   // Declares that the own shard holds new values, written through master()
   // or owned(). Bumps the version counters of the parameters, as an in-place
   // update does: a graph that saved the old values must not use the new.
   void publish_shard();
+  // Frees what is not needed to gather again.
   void release();
-
-  // Bytes at rest: full storage, master copy, gradient.
+  // Declares that `full` of an unsharded unit holds new values of these of its
+  // parameters, the same on all ranks: shard and master follow. The unit stays
+  // unsharded. Bumps version counters as publish_shard does.
+  void publish_full(const std::vector<std::size_t>& params);
+  // Bytes at rest: full storage or shard, master copy, gradient.
   std::int64_t params_bytes() const;
+  // Bytes that being unsharded takes beyond those: 0 for a resident unit.
+  std::int64_t full_bytes() const;
   std::int64_t master_bytes() const;
   std::int64_t grad_bytes() const;
 
  private:
   static at::Tensor part(const at::Tensor& flat, const FlatRange& range);
+  FlatRange shard_range_of_rank() const {
+    return shard_range(layout_, options_.rank);
+  }
+  std::string access_error() const;
+  void fill_from_params();
+  void allocate_grad();
+  void allocate_full();
+  void bump_versions();
   void check_state(bool is_allowed, const char* operation) const;
 
   ShardedUnitOptions options_;
@@ -130,6 +160,7 @@ class ShardedUnit {
   UnitState state_ = UnitState::kUnsharded;
   std::int64_t version_ = 0;
   at::Tensor full_;
+  at::Tensor shard_;  // undefined if resident
   at::Tensor master_;
   at::Tensor grad_;
   bool has_grad_ = false;

@@ -26,8 +26,8 @@ std::vector<ParamState> odd_params() {
   std::vector<ParamState> params;
   float next = 1;
   for (std::int64_t numel : {0, 1, 2, 7, 8, 1023}) {
-    params.push_back(make_param("p" + std::to_string(numel),
-                                torch::arange(numel) + next));
+    params.push_back(
+        make_param("p" + std::to_string(numel), torch::arange(numel) + next));
     next += static_cast<float>(numel);
   }
   return params;
@@ -46,9 +46,9 @@ TEST(ShardedUnitTest, ParametersBecomeViewsOfOneStorageAndKeepTheirValues) {
     EXPECT_TRUE(tensor.is_leaf() && tensor.requires_grad());
     if (tensor.numel() == 0) continue;
     EXPECT_TRUE(tensor.is_alias_of(unit.full()));
-    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(tensor.data_ptr()) %
-                  kAlignmentBytes,
-              0);
+    EXPECT_EQ(
+        reinterpret_cast<std::uintptr_t>(tensor.data_ptr()) % kAlignmentBytes,
+        0);
   }
 }
 

@@ -15,6 +15,7 @@
 #include "nfold/checkpoint.h"
 #include "nfold/collectives.h"
 #include "nfold/errors.h"
+#include "nfold/gather.h"
 #include "nfold/report.h"
 #include "train/files/output_file.h"
 #include "train/generate.h"
@@ -34,7 +35,7 @@ double seconds_since(Clock::time_point begin) {
 }
 
 // The memory fields as a row of numbers that a collective can carry.
-constexpr std::int64_t MemoryReport::* kMemoryFields[] = {
+constexpr std::int64_t MemoryReport::*kMemoryFields[] = {
     &MemoryReport::params_bytes,        &MemoryReport::grads_bytes,
     &MemoryReport::optimizer_bytes,     &MemoryReport::bucket_peak_bytes,
     &MemoryReport::gathered_peak_bytes, &MemoryReport::peak_rss_bytes};
@@ -83,11 +84,10 @@ Trainer::Trainer(TrainerConfig config, const World& world,
   write_file_atomically(run_dir_ / "config.effective.json",
                         config_.to_json_text());
   const auto& tensorboard = config_.engine.tensorboard;
-  const auto events =
-      tensorboard.output_path.empty()
-          ? run_dir_
-          : std::filesystem::path(tensorboard.output_path) /
-                tensorboard.job_name;
+  const auto events = tensorboard.output_path.empty()
+                          ? run_dir_
+                          : std::filesystem::path(tensorboard.output_path) /
+                                tensorboard.job_name;
   std::filesystem::create_directories(events);
   monitor_.reset(new Monitor{
       MetricsLog(run_dir_ / "metrics.jsonl"), EventWriter(events),
@@ -107,8 +107,8 @@ void Trainer::run() {
   if (monitor_) monitor_->progress.finish();
   save();
   if (config_.engine.wall_clock_breakdown) {
-    write_trace((run_dir_ / fmt::format("trace.rank{}.json", world_.rank()))
-                    .string());
+    write_trace(
+        (run_dir_ / fmt::format("trace.rank{}.json", world_.rank())).string());
   }
   print_summary();
 }
@@ -236,7 +236,10 @@ double Trainer::checked_mean(const std::vector<double>& losses,
 }
 
 void Trainer::save() const {
-  if (!monitor_ || !config_.train.is_saving) return;
+  if (!config_.train.is_saving) return;
+  // The file holds whole weights, which all ranks gather together.
+  const GatheredParameters scope(model_->parameters());
+  if (!monitor_) return;
   save_weights(*model_, (run_dir_ / "model.safetensors").string());
   write_file_atomically(run_dir_ / "config.json",
                         config_.model.to_json_text() + "\n");

@@ -1,0 +1,62 @@
+// File: access_trace.h
+//
+// The order in which a step touches its sharded units.
+//
+// Units are numbers here, so that what follows from the order (fetch_plan.h)
+// is plain arithmetic. Consecutive accesses to one unit are one entry: the
+// dozen operators of a block are one use of its unit.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace nfold {
+
+using AccessTrace = std::vector<std::size_t>;
+
+// Records one step at a time.
+class TraceRecorder {
+ public:
+  void record(std::size_t unit) {
+    if (is_new_entry_ || trace_.back() != unit) trace_.push_back(unit);
+    is_new_entry_ = false;
+  }
+  // The next access is an entry of its own even if it repeats the last unit.
+  void split() { is_new_entry_ = true; }
+  // What the step touched; recording starts afresh.
+  AccessTrace take() {
+    is_new_entry_ = true;
+    return std::exchange(trace_, {});
+  }
+
+ private:
+  AccessTrace trace_;
+  bool is_new_entry_ = true;
+};
+
+// Follows a trace, entry by entry.
+//
+// A deviation is no error: the cursor goes on at the next entry that holds
+// the unit, looking around the end of the trace, and is lost where there is
+// none. So an evaluation between two steps, a branch not taken or a second
+// forward cost a few unplanned fetches and nothing else.
+class TraceCursor {
+ public:
+  static constexpr std::size_t kLost = static_cast<std::size_t>(-1);
+
+  // `trace` must outlive the cursor.
+  explicit TraceCursor(const AccessTrace& trace) : trace_(&trace) {}
+
+  // The entry of this access, or kLost. `is_repeat` returns the entry it is
+  // at already.
+  std::size_t advance(std::size_t unit);
+  std::size_t position() const { return position_; }
+  void rewind() { position_ = kLost; }
+
+ private:
+  const AccessTrace* trace_;
+  std::size_t position_ = kLost;  // the entry last matched
+};
+
+}  // namespace nfold

@@ -1,0 +1,277 @@
+#include "fetch/dispatch_interceptor.h"
+
+#include <ATen/core/ivalue.h>
+#include <c10/core/StorageImpl.h>
+#include <c10/core/TensorImpl.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/util/Exception.h>
+
+#include <mutex>
+#include <shared_mutex>
+#include <unordered_map>
+
+#include "base/log.h"
+#include "fetch/operator_kind.h"
+#include "param/dispatch_fallback.h"
+
+namespace nfold {
+namespace {
+
+using Watched = DispatchInterceptor::Watched;
+
+// The key set of a tensor is protected, and there is no function to add a
+// key of an out-of-tree library to it.
+class KeySetAccess : public c10::TensorImpl {
+ public:
+  static c10::DispatchKeySet& of(const at::Tensor& tensor) {
+    constexpr auto member = &KeySetAccess::key_set_;
+    return tensor.unsafeGetTensorImpl()->*member;
+  }
+};
+
+bool has_key(const at::Tensor& tensor) {
+  return tensor.defined() && tensor.key_set().has(kInterceptionKey);
+}
+
+void add_key(const at::Tensor& tensor) {
+  auto& keys = KeySetAccess::of(tensor);
+  keys = keys.add(kInterceptionKey);
+}
+
+void remove_key(const at::Tensor& tensor) {
+  auto& keys = KeySetAccess::of(tensor);
+  keys = keys.remove(kInterceptionKey);
+}
+
+const c10::StorageImpl* storage_of(const at::Tensor& tensor) {
+  return tensor.has_storage() ? tensor.unsafeGetTensorImpl()
+                                    ->unsafe_storage()
+                                    .unsafeGetStorageImpl()
+                              : nullptr;
+}
+
+struct Table {
+  mutable std::shared_mutex mutex;
+  std::unordered_map<const c10::StorageImpl*, Watched> watched;
+
+  Watched find(const at::Tensor& tensor) const {
+    const std::shared_lock lock(mutex);
+    const auto found = watched.find(storage_of(tensor));
+    return found == watched.end() ? Watched{} : found->second;
+  }
+};
+
+Table& table() {
+  // Never destroyed: operators may run while the process ends.
+  static auto* instance = new Table;
+  return *instance;
+}
+
+// The parameter of the unit that the tensor is, or is a part of.
+std::string param_name(const ShardedUnit& unit, const at::Tensor& tensor) {
+  const auto offset = tensor.storage_offset();
+  for (std::size_t i = 0; i < unit.params().size(); ++i) {
+    const auto range = unit.layout().param_range(i);
+    if (offset >= range.begin && offset < range.begin + range.numel) {
+      return unit.params()[i].name;
+    }
+  }
+  return unit.params().front().name;
+}
+
+// The distinct units among an operator's arguments. Most have one.
+class Arguments {
+ public:
+  Arguments(const c10::OperatorHandle& op, const torch::jit::Stack& stack)
+      : op_(op) {
+    const auto& arguments = op.schema().arguments();
+    const auto first = stack.size() - arguments.size();
+    for (std::size_t i = 0; i < arguments.size(); ++i) {
+      const auto* alias = arguments[i].alias_info();
+      is_written_ = alias && alias->isWrite();
+      visit(stack[first + i]);
+    }
+  }
+
+  bool is_empty() const { return units_.empty(); }
+  AccessHandler& handler() const { return *handler_; }
+  const std::vector<ShardedUnit*>& units() const { return units_; }
+
+ private:
+  void visit(const c10::IValue& value) {
+    if (value.isTensor()) {
+      if (has_key(value.toTensor())) add(value.toTensor());
+    } else if (value.isTensorList()) {
+      for (const at::Tensor& each : value.toTensorList()) {
+        if (has_key(each)) add(each);
+      }
+    } else if (value.isList()) {
+      for (const c10::IValue& each : value.toListRef()) visit(each);
+    } else if (value.isTuple()) {
+      for (const auto& each : value.toTupleRef().elements()) visit(each);
+    } else if (value.isGenericDict()) {
+      for (const auto& each : value.toGenericDict()) visit(each.value());
+    }
+  }
+
+  void add(const at::Tensor& tensor) {
+    const auto watched = table().find(tensor);
+    if (!watched.unit) return;
+    TORCH_CHECK_VALUE(
+        !is_written_ || watched.is_writable, watched.handler->where(), ": ",
+        op_.schema().name(), " writes to ", param_name(*watched.unit, tensor),
+        ", which is sharded; the change would be lost. Write inside "
+        "nfold::GatheredParameters with a modifier_rank, or with "
+        "safe_set_full_fp32_param. (Embedding's max_norm renormalises its "
+        "weight in forward: normalise it in such a scope after each step.)");
+    for (const auto* unit : units_) {
+      if (unit == watched.unit) return;
+    }
+    TORCH_CHECK_VALUE(
+        !handler_ || handler_ == watched.handler, op_.schema().name(), " uses ",
+        param_name(*watched.unit, tensor), " of one engine and ",
+        units_.empty() ? "" : units_.front()->params().front().name,
+        " of another; gather one of them first with "
+        "nfold::GatheredParameters and pass a clone");
+    handler_ = watched.handler;
+    units_.push_back(watched.unit);
+  }
+
+  const c10::OperatorHandle& op_;
+  bool is_written_ = false;  // of the argument being visited
+  AccessHandler* handler_ = nullptr;
+  std::vector<ShardedUnit*> units_;
+};
+
+// A result that is an alias the schema does not tell of, such as an argument
+// returned as it came, must be noticed when it is used.
+void mark_aliases(const c10::OperatorHandle& op, torch::jit::Stack& stack,
+                  const std::vector<ShardedUnit*>& units) {
+  const auto num_returns = op.schema().returns().size();
+  const auto mark = [&](const at::Tensor& tensor) {
+    if (!tensor.defined() || has_key(tensor)) return;
+    for (const auto* unit : units) {
+      if (storage_of(tensor) == storage_of(unit->full())) add_key(tensor);
+    }
+  };
+  for (const auto& value : torch::jit::last(stack, num_returns)) {
+    if (value.isTensor()) mark(value.toTensor());
+    if (value.isTensorList()) {
+      for (const at::Tensor& each : value.toTensorList()) mark(each);
+    }
+  }
+}
+
+void warn_of_autocast(const ShardedUnit& unit) {
+  const auto keys = c10::impl::tls_local_dispatch_key_set().included_;
+  if (!keys.has(c10::DispatchKey::AutocastCPU)) return;
+  static std::once_flag once;
+  std::call_once(once, [&] {
+    log_warning(
+        "autocast is on around sharded parameters: it saves a cast copy of "
+        "each for backward ({} bytes for {} alone), which stays whole until "
+        "then. Set bf16 or fp16 in the configuration instead.",
+        unit.layout().numel() * 2, unit.name());
+  });
+}
+
+// Of the operators that replace the memory of their first argument.
+void check_replaces_none(const c10::OperatorHandle& op,
+                         const torch::jit::Stack& stack) {
+  const auto& self =
+      torch::jit::last(stack, op.schema().arguments().size()).front();
+  if (!self.isTensor() || !has_key(self.toTensor())) return;
+  const auto watched = table().find(self.toTensor());
+  TORCH_CHECK_VALUE(
+      !watched.unit, watched.handler ? watched.handler->where() : "", ": ",
+      op.schema().name(), " would replace the memory of ",
+      watched.unit ? param_name(*watched.unit, self.toTensor()) : "",
+      ", which is sharded (Module::to and set_data do this). Convert the "
+      "module before it is sharded, or set the dtype in the configuration.");
+}
+
+bool on_operator(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
+                 torch::jit::Stack* stack) {
+  const auto kind = cached_operator_kind(op);
+  if (kind == OperatorKind::kReplaceData) check_replaces_none(op, *stack);
+  if (kind != OperatorKind::kCompute && kind != OperatorKind::kForeign) {
+    return false;
+  }
+  const Arguments arguments(op, *stack);
+  if (arguments.is_empty()) return false;
+  warn_of_autocast(*arguments.units().front());
+  const AccessPin pin(arguments.handler(), arguments.units());
+  if (kind == OperatorKind::kForeign) {
+    call_below_interception(op, keys, stack);
+  } else {
+    const c10::impl::ExcludeDispatchKeyGuard guard(kInterceptionKey);
+    call_below_interception(op, keys, stack);
+  }
+  mark_aliases(op, *stack, arguments.units());
+  return true;
+}
+
+}  // namespace
+
+void DispatchInterceptor::watch(ShardedUnit& unit, AccessHandler& handler) {
+  set_access_handler(&on_operator);
+  {
+    const std::unique_lock lock(table().mutex);
+    table().watched[storage_of(unit.full())] = {&unit, &handler, false};
+  }
+  if (unit.options().is_resident) return;
+  for (const auto& param : unit.params()) {
+    for (const auto& tensor : param.tensors) add_key(tensor);
+  }
+}
+
+void DispatchInterceptor::unwatch(ShardedUnit& unit) noexcept {
+  for (const auto& param : unit.params()) {
+    for (const auto& tensor : param.tensors) remove_key(tensor);
+  }
+  const std::unique_lock lock(table().mutex);
+  table().watched.erase(storage_of(unit.full()));
+}
+
+void DispatchInterceptor::verify(const ShardedUnit& unit) const {
+  const auto where = [&] { return table().find(unit.full()).handler->where(); };
+  const auto* storage = storage_of(unit.full());
+  for (std::size_t i = 0; i < unit.params().size(); ++i) {
+    const auto& param = unit.params()[i];
+    const auto range = unit.layout().param_range(i);
+    for (const auto& tensor : param.tensors) {
+      const bool is_in_place = has_key(tensor) != unit.options().is_resident &&
+                               storage_of(tensor) == storage &&
+                               tensor.storage_offset() == range.begin &&
+                               tensor.numel() == range.numel;
+      TORCH_CHECK_VALUE(is_in_place, where(), ": ", param.name,
+                        " is no longer the tensor that was sharded; something "
+                        "replaced its data (set_data, Module::to, "
+                        "torch::load). Change parameters inside "
+                        "nfold::GatheredParameters.");
+      TORCH_CHECK_VALUE(
+          tensor.requires_grad() == unit.options().is_trained, where(), ": ",
+          param.name, " was ", unit.options().is_trained ? "" : "not ",
+          "trainable when it was sharded, but requires_grad is now ",
+          tensor.requires_grad() ? "true" : "false",
+          "; freeze or thaw parameters before the engine is made");
+    }
+  }
+}
+
+void DispatchInterceptor::set_writable(const ShardedUnit& unit,
+                                       bool is_writable) {
+  const std::unique_lock lock(table().mutex);
+  table().watched.at(storage_of(unit.full())).is_writable = is_writable;
+}
+
+Watched DispatchInterceptor::find(const at::Tensor& tensor) const {
+  return table().find(tensor);
+}
+
+DispatchInterceptor& dispatch_interceptor() {
+  static DispatchInterceptor instance;
+  return instance;
+}
+
+}  // namespace nfold

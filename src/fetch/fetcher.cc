@@ -1,0 +1,290 @@
+#include "fetch/fetcher.h"
+
+#include <ATen/core/grad_mode.h>
+#include <c10/util/Exception.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/profile.h"
+#include "comm/group_impl.h"
+
+namespace nfold {
+namespace {
+
+FetcherOptions checked(FetcherOptions options,
+                       const std::vector<ShardedUnit*>& units) {
+  auto& plan = options.plan;
+  TORCH_CHECK_VALUE(
+      plan.max_live_numel >= 0 && plan.prefetch_numel >= 0 &&
+          plan.max_reuse_numel >= 0,
+      "stage3_max_live_parameters, stage3_prefetch_bucket_size and "
+      "stage3_max_reuse_distance must not be negative but are ",
+      plan.max_live_numel, ", ", plan.prefetch_numel, " and ",
+      plan.max_reuse_numel);
+  if (options.is_sequential) plan.prefetch_numel = 0;
+  const ShardedUnit* largest = nullptr;
+  for (const auto* unit : units) {
+    if (unit->options().is_resident) continue;
+    if (!largest || unit->layout().numel() > largest->layout().numel()) {
+      largest = unit;
+    }
+  }
+  if (largest && largest->layout().numel() > plan.max_live_numel) {
+    const auto needed = largest->layout().numel();
+    log_warning(
+        "stage3_max_live_parameters is {}, but {} alone has {} elements and "
+        "must be whole to be used; the limit is now {}",
+        plan.max_live_numel, largest->name(), needed, needed);
+    plan.max_live_numel = needed;
+  }
+  return options;
+}
+
+}  // namespace
+
+Fetcher::Fetcher(Group& group, std::vector<ShardedUnit*> units,
+                 FetcherOptions options, AccessSource& source)
+    : group_(group), options_(checked(options, units)), source_(source) {
+  units_ = std::move(units);
+  for (auto* unit : units_) {
+    source_.watch(*unit, *this);
+    if (unit->options().is_resident) continue;
+    index_.emplace(unit, entries_.size());
+    entries_.push_back({.unit = unit});
+  }
+}
+
+Fetcher::~Fetcher() { stop_watching(); }
+
+void Fetcher::stop_watching() noexcept {
+  for (auto* unit : units_) source_.unwatch(*unit);
+  units_.clear();
+}
+
+void Fetcher::begin_access(const std::vector<ShardedUnit*>& units) {
+  const std::lock_guard lock(mutex_);
+  const auto indices = indices_of(units);
+  // All are pinned before any is fetched: making room for one must not
+  // release another.
+  for (const auto index : indices) ++entries_[index].num_pins;
+  try {
+    for (const auto index : indices) access(index);
+    for (const auto index : indices) entries_[index].unit->finish_gather();
+  } catch (...) {
+    for (const auto index : indices) --entries_[index].num_pins;
+    throw;
+  }
+}
+
+void Fetcher::end_access(const std::vector<ShardedUnit*>& units) noexcept {
+  const std::lock_guard lock(mutex_);
+  for (const auto index : indices_of(units)) --entries_[index].num_pins;
+}
+
+void Fetcher::discard(const std::vector<ShardedUnit*>& units) {
+  const std::lock_guard lock(mutex_);
+  for (const auto index : indices_of(units)) release(index);
+  last_ = TraceCursor::kLost;
+}
+
+std::string Fetcher::where() const {
+  const std::lock_guard lock(mutex_);
+  return fmt::format("[rank {}] {}", group_.rank(), position_);
+}
+
+void Fetcher::set_position(std::string position) {
+  const std::lock_guard lock(mutex_);
+  position_ = std::move(position);
+}
+
+void Fetcher::mark_backward(bool is_in_backward) {
+  const std::lock_guard lock(mutex_);
+  is_in_backward_ = is_in_backward;
+  if (options_.plan.max_reuse_numel > 0) return;
+  // Nothing may be reused, so neither may the unit that forward ended with.
+  recorder_.split();
+  if (last_ != TraceCursor::kLost) release(last_);
+  last_ = TraceCursor::kLost;
+}
+
+void Fetcher::check_idle(const char* operation) const {
+  const std::lock_guard lock(mutex_);
+  std::string names;
+  for (const auto& entry : entries_) {
+    if (entry.num_pins > 0) names += "\n  " + entry.unit->name();
+  }
+  TORCH_CHECK_VALUE(names.empty(), "[rank ", group_.rank(), "] ", position_,
+                    ": ", operation, " while these are gathered:", names,
+                    "\nClose nfold::GatheredParameters first.");
+}
+
+void Fetcher::end_step() {
+  const std::lock_guard lock(mutex_);
+  is_in_backward_ = false;
+  release_unpinned();
+  auto trace = recorder_.take();
+  if (!trace.empty() && trace != plan_.trace) {
+    std::vector<std::int64_t> numels;
+    for (const auto& entry : entries_) {
+      numels.push_back(entry.unit->layout().numel());
+    }
+    if (options_.logs_changes && !plan_.trace.empty()) {
+      log_warning(
+          "{}: parameters were used in another order than in the step before "
+          "({} uses against {}); the fetch plan is made anew",
+          position_, trace.size(), plan_.trace.size());
+    }
+    plan_ = compile_fetch_plan(std::move(trace), numels, options_.plan);
+  }
+  cursor_.rewind();
+}
+
+void Fetcher::release_all() {
+  const std::lock_guard lock(mutex_);
+  release_unpinned();
+}
+
+void Fetcher::verify() const {
+  for (const auto* unit : units_) source_.verify(*unit);
+}
+
+FetchCounts Fetcher::counts() const {
+  const std::lock_guard lock(mutex_);
+  return counts_;
+}
+
+void Fetcher::reset_peak() {
+  const std::lock_guard lock(mutex_);
+  counts_.peak_bytes = live_bytes_;
+}
+
+std::vector<std::size_t> Fetcher::indices_of(
+    const std::vector<ShardedUnit*>& units) const {
+  std::vector<std::size_t> indices;
+  indices.reserve(units.size());
+  for (const auto* unit : units) {
+    const auto found = index_.find(unit);
+    if (found != index_.end()) indices.push_back(found->second);
+  }
+  return indices;
+}
+
+bool Fetcher::is_whole(std::size_t unit) const {
+  return entries_[unit].unit->state() != UnitState::kSharded;
+}
+
+void Fetcher::access(std::size_t unit) {
+  // Inside an operator that has it, or a gather scope: nothing new.
+  if (entries_[unit].num_pins > 1 && is_whole(unit)) return;
+  if (is_in_backward_ || at::GradMode::is_enabled()) recorder_.record(unit);
+  if (unit == last_ && is_whole(unit)) return;
+  last_ = unit;
+  accessed_numel_ += entries_[unit].unit->layout().numel();
+  const auto before = cursor_.position();
+  const auto entry = cursor_.advance(unit);
+  const bool is_planned =
+      entry != TraceCursor::kLost &&
+      entry == (before == TraceCursor::kLost ? 0 : before + 1);
+  if (!plan_.trace.empty() && !is_planned && !is_whole(unit)) {
+    ++counts_.misses;
+  }
+  if (entry == TraceCursor::kLost) {
+    make_room(entries_[unit].unit->layout().numel());
+    gather({unit}, "unshard");
+  } else {
+    follow_plan(entry, unit);
+  }
+  touch(unit);
+}
+
+void Fetcher::follow_plan(std::size_t entry, std::size_t unit) {
+  const auto& step = plan_.steps[entry];
+  for (const auto each : step.release) release(each);
+  make_room(is_whole(unit) ? 0 : entries_[unit].unit->layout().numel());
+  gather({unit}, "unshard");
+  std::vector<std::size_t> ahead;
+  auto numel = live_numel_;
+  for (const auto each : step.prefetch) {
+    // After a deviation more may be whole than the plan knows.
+    numel += entries_[each].unit->layout().numel();
+    if (is_whole(each) || numel > options_.plan.max_live_numel) break;
+    ahead.push_back(each);
+  }
+  counts_.prefetched += static_cast<std::int64_t>(ahead.size());
+  gather(ahead, "prefetch");
+}
+
+void Fetcher::make_room(std::int64_t numel) {
+  const auto& limits = options_.plan;
+  // Where a plan holds, it decides about reuse.
+  const bool is_unplanned = cursor_.position() == TraceCursor::kLost;
+  for (auto it = recency_.begin(); it != recency_.end();) {
+    const auto unit = *it++;
+    const auto unused = accessed_numel_ - entries_[unit].last_use;
+    const bool is_over_budget = live_numel_ + numel > limits.max_live_numel;
+    const bool is_stale = is_unplanned && unused > limits.max_reuse_numel;
+    if (is_over_budget || is_stale) release(unit);
+  }
+}
+
+void Fetcher::gather(const std::vector<std::size_t>& units,
+                     const char* purpose) {
+  std::vector<ShardedUnit*> sharded;
+  std::string names;
+  Hasher tag;
+  tag.add_number(static_cast<std::int64_t>(plan_.hash));
+  for (const auto unit : units) {
+    if (is_whole(unit)) continue;
+    auto* each = entries_[unit].unit;
+    sharded.push_back(each);
+    names += (names.empty() ? "" : ", ") + each->name();
+    tag.add_number(static_cast<std::int64_t>(unit));
+    live_numel_ += each->layout().numel();
+    live_bytes_ += each->full_bytes();
+  }
+  if (sharded.empty()) return;
+  const ProfileRange range("nfold::unshard");
+  counts_.gathers += static_cast<std::int64_t>(sharded.size());
+  counts_.peak_bytes = std::max(counts_.peak_bytes, live_bytes_);
+  auto& group = group_.impl();
+  group.set_label(fmt::format("{}, {} {}", position_, purpose, names));
+  group.set_tag(tag.digest());
+  if (options_.is_sequential) {
+    for (auto* unit : sharded) {
+      ShardedUnit::begin_gather(group_, {unit}, options_.gather_mode);
+    }
+  } else {
+    ShardedUnit::begin_gather(group_, sharded, options_.gather_mode);
+  }
+  group.set_tag(0);
+  for (const auto unit : units) touch(unit);
+}
+
+void Fetcher::release(std::size_t unit) {
+  auto& entry = entries_[unit];
+  if (entry.num_pins > 0 || !is_whole(unit)) return;
+  entry.unit->finish_gather();
+  entry.unit->release();
+  live_numel_ -= entry.unit->layout().numel();
+  live_bytes_ -= entry.unit->full_bytes();
+  if (entry.is_listed) recency_.erase(entry.recency);
+  entry.is_listed = false;
+}
+
+void Fetcher::touch(std::size_t unit) {
+  auto& entry = entries_[unit];
+  if (entry.is_listed) recency_.erase(entry.recency);
+  entry.recency = recency_.insert(recency_.end(), unit);
+  entry.is_listed = true;
+  entry.last_use = accessed_numel_;
+}
+
+void Fetcher::release_unpinned() {
+  for (std::size_t unit = 0; unit < entries_.size(); ++unit) release(unit);
+  last_ = TraceCursor::kLost;
+}
+
+}  // namespace nfold

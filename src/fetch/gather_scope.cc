@@ -1,0 +1,232 @@
+#include <ATen/ATen.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <exception>
+
+#include "base/log.h"
+#include "fetch/dispatch_interceptor.h"
+#include "nfold/collectives.h"
+#include "nfold/errors.h"
+#include "nfold/gather.h"
+
+namespace nfold {
+
+class GatheredParameters::Impl {
+ public:
+  // A unit of the scope.
+  struct Held {
+    ShardedUnit* unit = nullptr;
+    std::vector<std::size_t> params;      // those that were asked for
+    std::vector<std::uint32_t> versions;  // of all parameters, on entry
+  };
+
+  Impl(AccessHandler& handler, std::vector<Held> held, GatherOptions options)
+      : handler_(handler), held_(std::move(held)), options_(options) {
+    for (auto& held : held_) units_.push_back(held.unit);
+    handler_.begin_access(units_);
+    for (auto& held : held_) {
+      dispatch_interceptor().set_writable(*held.unit, true);
+      for (const auto& param : held.unit->params()) {
+        held.versions.push_back(param.tensor()._version());
+      }
+    }
+  }
+
+  void close() {
+    std::string problem;
+    std::exception_ptr failure;
+    try {
+      problem = forbidden_change();
+      if (problem.empty() && options_.modifier_rank) publish();
+      if (!problem.empty()) undo();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    for (auto* unit : units_) {
+      dispatch_interceptor().set_writable(*unit, false);
+    }
+    handler_.end_access(units_);
+    // What was written without our notice is gone now.
+    if (!options_.modifier_rank || !problem.empty()) handler_.discard(units_);
+    if (failure) std::rethrow_exception(failure);
+    TORCH_CHECK_VALUE(problem.empty(), problem);
+  }
+
+ private:
+  bool may_change(const Held& held, std::size_t param) const {
+    return options_.modifier_rank.has_value() &&
+           std::count(held.params.begin(), held.params.end(), param) > 0;
+  }
+
+  // The first change on any rank that the scope does not permit, in words;
+  // the same on all ranks.
+  std::string forbidden_change() {
+    for (auto* unit : units_) dispatch_interceptor().verify(*unit);
+    std::vector<std::string> names;
+    std::int64_t first = -1;
+    for (const auto& held : held_) {
+      for (std::size_t i = 0; i < held.versions.size(); ++i) {
+        const auto& param = held.unit->params()[i];
+        const bool is_changed = param.tensor()._version() != held.versions[i];
+        if (is_changed && first < 0 && !may_change(held, i)) {
+          first = static_cast<std::int64_t>(names.size());
+        }
+        names.push_back(param.name);
+      }
+    }
+    auto& group = handler_.group();
+    auto found = at::full({group.size()}, -1, at::kLong);
+    auto own = found.narrow(0, group.rank(), 1);
+    own.fill_(first);
+    all_gather(group, found, own).wait();
+    std::string problem;
+    for (int rank = 0; rank < group.size(); ++rank) {
+      const auto index = found[rank].item<std::int64_t>();
+      if (index < 0) unchanged_rank_ = rank;
+      if (index < 0 || !problem.empty()) continue;
+      problem = handler_.where() + ": rank " + std::to_string(rank) +
+                " changed " + names[static_cast<std::size_t>(index)] +
+                " inside GatheredParameters " +
+                (options_.modifier_rank ? "that was not opened for it"
+                                        : "without a modifier_rank") +
+                ". Pass the parameter and modifier_rank = the rank whose "
+                "values count.";
+    }
+    if (problem.empty()) return problem;
+    return problem + (unchanged_rank_ >= 0
+                          ? " The change was undone."
+                          : " All ranks changed it; where it is not sharded "
+                            "at rest the change stays.");
+  }
+
+  void publish() {
+    auto& group = handler_.group();
+    for (const auto& held : held_) {
+      for (const auto param : held.params) {
+        const auto range = held.unit->layout().param_range(param);
+        if (range.numel == 0) continue;
+        broadcast(group, held.unit->full().narrow(0, range.begin, range.numel),
+                  *options_.modifier_rank)
+            .wait();
+      }
+      held.unit->publish_full(held.params);
+    }
+  }
+
+  // Sharded units are fetched anew when they are used; resident ones have the
+  // same values on every rank that did not touch them.
+  void undo() {
+    for (auto* unit : units_) {
+      if (!unit->options().is_resident || unchanged_rank_ < 0) continue;
+      broadcast(handler_.group(), unit->full(), unchanged_rank_).wait();
+    }
+  }
+
+  AccessHandler& handler_;
+  std::vector<Held> held_;
+  std::vector<ShardedUnit*> units_;
+  GatherOptions options_;
+  // A rank on which nothing was changed that may not be; -1: none.
+  int unchanged_rank_ = -1;
+};
+
+namespace {
+
+std::size_t index_of(const ShardedUnit& unit, const at::Tensor& param) {
+  for (std::size_t i = 0; i < unit.params().size(); ++i) {
+    for (const auto& tensor : unit.params()[i].tensors) {
+      if (tensor.is_same(param)) return i;
+    }
+  }
+  TORCH_CHECK_VALUE(false, "GatheredParameters: a tensor of shape ",
+                    param.sizes(), " is a view of parameters of ", unit.name(),
+                    ", not one of them; pass the parameter");
+}
+
+void check_modifier(const GatherOptions& options, const Group& group) {
+  if (!options.modifier_rank) return;
+  TORCH_CHECK_VALUE(
+      *options.modifier_rank >= 0 && *options.modifier_rank < group.size(),
+      "GatheredParameters: expected a modifier_rank from 0 to ",
+      group.size() - 1, " but found ", *options.modifier_rank);
+}
+
+}  // namespace
+
+GatheredParameters::GatheredParameters(std::vector<at::Tensor> params,
+                                       GatherOptions options) {
+  if (!options.enabled) return;
+  AccessHandler* handler = nullptr;
+  std::vector<Impl::Held> held;
+  std::string nested;
+  for (const auto& param : params) {
+    const auto watched = dispatch_interceptor().find(param);
+    if (!watched.unit) continue;
+    TORCH_CHECK_VALUE(!handler || handler == watched.handler,
+                      "GatheredParameters: the parameters belong to different "
+                      "engines; open one scope for each");
+    handler = watched.handler;
+    const auto index = index_of(*watched.unit, param);
+    if (watched.is_writable) {
+      nested += "\n  " + watched.unit->params()[index].name;
+      continue;
+    }
+    auto found = std::find_if(held.begin(), held.end(), [&](const auto& each) {
+      return each.unit == watched.unit;
+    });
+    if (found == held.end()) {
+      held.push_back({watched.unit, {}, {}});
+      found = held.end() - 1;
+    }
+    if (!std::count(found->params.begin(), found->params.end(), index)) {
+      found->params.push_back(index);
+    }
+  }
+  TORCH_CHECK_VALUE(nested.empty(), handler ? handler->where() : "",
+                    ": an open GatheredParameters holds these, or others of "
+                    "their units, already:",
+                    nested, "\nClose it first, or open one scope for all.");
+  if (held.empty()) return;
+  check_modifier(options, handler->group());
+  // The order in which a set or a map gives them may differ between ranks.
+  std::sort(held.begin(), held.end(), [](const auto& a, const auto& b) {
+    return a.unit->name() < b.unit->name();
+  });
+  impl_ = std::make_unique<Impl>(*handler, std::move(held), options);
+}
+
+void GatheredParameters::close() {
+  if (impl_) std::exchange(impl_, nullptr)->close();
+}
+
+GatheredParameters::~GatheredParameters() noexcept(false) {
+  if (std::uncaught_exceptions() == 0) {
+    close();
+    return;
+  }
+  try {
+    close();
+  } catch (const std::exception& error) {
+    log_error("while another error ended GatheredParameters: {}",
+              message_of(error));
+  }
+}
+
+void register_external_parameter(const torch::nn::Module& module,
+                                 const at::Tensor& param) {
+  TORCH_CHECK_VALUE(
+      param.defined() && param.is_leaf() &&
+          (param.requires_grad() || dispatch_interceptor().find(param).unit),
+      module.name(),
+      ": register_external_parameter expected a parameter but "
+      "found ",
+      param.defined() ? "a tensor that is none" : "an undefined tensor");
+}
+
+void unregister_external_parameter(const torch::nn::Module& module,
+                                   const at::Tensor& param) {
+  register_external_parameter(module, param);
+}
+
+}  // namespace nfold
