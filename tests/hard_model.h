@@ -16,8 +16,8 @@ inline constexpr std::int64_t kWidth = 12;
 
 struct HardBlockImpl : torch::nn::Module {
   HardBlockImpl() {
-    norm = register_module("norm", torch::nn::LayerNorm(
-        torch::nn::LayerNormOptions({kWidth})));
+    norm = register_module(
+        "norm", torch::nn::LayerNorm(torch::nn::LayerNormOptions({kWidth})));
     up = register_module("up", torch::nn::Linear(kWidth, 4 * kWidth));
     down = register_module("down", torch::nn::Linear(4 * kWidth, kWidth));
   }
@@ -34,8 +34,8 @@ struct HardModelImpl : torch::nn::Module {
   // The head is tied as a second tensor on the embedding's storage, or as the
   // embedding's tensor itself (which plain libtorch can train).
   explicit HardModelImpl(bool ties_by_storage = true) {
-    embedding = register_module("embedding",
-                                torch::nn::Embedding(kVocabulary, kWidth));
+    embedding =
+        register_module("embedding", torch::nn::Embedding(kVocabulary, kWidth));
     for (int i = 0; i < 3; ++i) blocks->push_back(HardBlock());
     register_module("blocks", blocks);
     twice = register_module("twice", torch::nn::Linear(kWidth, kWidth));
@@ -43,11 +43,10 @@ struct HardModelImpl : torch::nn::Module {
     frozen = register_module("frozen", torch::nn::Linear(kWidth, kWidth));
     for (auto& param : frozen->parameters()) param.set_requires_grad(false);
     unused = register_module("unused", torch::nn::Linear(kWidth, 7));
-    direct = register_parameter("direct",
-                                torch::randn({kWidth, kWidth}) * 0.1);
-    head = register_parameter("head", ties_by_storage
-                                          ? embedding->weight.detach()
-                                          : embedding->weight);
+    direct = register_parameter("direct", torch::randn({kWidth, kWidth}) * 0.1);
+    head =
+        register_parameter("head", ties_by_storage ? embedding->weight.detach()
+                                                   : embedding->weight);
   }
 
   // The mean loss of [batch, length] tokens and targets.

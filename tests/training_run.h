@@ -42,7 +42,7 @@ struct RunResult {
   std::vector<double> mean_losses;
   std::vector<double> grad_norms;
   std::vector<bool> skipped;
-  std::vector<at::Tensor> params;  // fp32, full
+  std::vector<at::Tensor> params;         // fp32, full
   std::vector<at::Tensor> module_params;  // as the module holds them
   StepReport last_report;
 };

@@ -14,9 +14,9 @@ std::vector<std::vector<std::size_t>> plan_buckets(
   std::vector<std::vector<std::size_t>> buckets;
   std::int64_t numel = 0;
   for (std::size_t unit = unit_numels.size(); unit-- > 0;) {
-    const bool fits =
-        !buckets.empty() && numel + unit_numels[unit] <= max_numel &&
-        comm_dtypes[buckets.back().back()] == comm_dtypes[unit];
+    const bool fits = !buckets.empty() &&
+                      numel + unit_numels[unit] <= max_numel &&
+                      comm_dtypes[buckets.back().back()] == comm_dtypes[unit];
     if (!fits) {
       buckets.emplace_back();
       numel = 0;
@@ -40,9 +40,8 @@ bool UnitGradBuffer::has_param(std::size_t param) const {
   return std::find(tensors.begin(), tensors.end(), true) != tensors.end();
 }
 
-void UnitGradBuffer::add(std::size_t param, std::size_t tensor,
-                         at::Tensor grad, float scale,
-                         std::size_t num_dying_views) {
+void UnitGradBuffer::add(std::size_t param, std::size_t tensor, at::Tensor grad,
+                         float scale, std::size_t num_dying_views) {
   const auto range = unit_->layout().param_range(param);
   const bool is_first = !has_param(param);
   if (!arrived_[param][tensor]) {

@@ -34,8 +34,8 @@ class UnitGradBuffer {
   // times `scale`, rounded to the buffer's dtype. Takes the memory of `grad`
   // over when it can become the buffer as it is: nobody else may hold it, but
   // for `num_dying_views` tensors that nobody reads any more.
-  void add(std::size_t param, std::size_t tensor, at::Tensor grad,
-           float scale, std::size_t num_dying_views = 0);
+  void add(std::size_t param, std::size_t tensor, at::Tensor grad, float scale,
+           std::size_t num_dying_views = 0);
 
   bool is_empty() const { return num_arrived_ == 0; }
   // Every tensor of every parameter has arrived.

@@ -14,17 +14,16 @@ TEST(PlanBucketsTest, TakesUnitsFromTheLastToTheFirst) {
   const std::vector<at::ScalarType> floats(4, at::kFloat);
   EXPECT_EQ(plan_buckets({3, 3, 3, 3}, floats, 6), (Buckets{{3, 2}, {1, 0}}));
   EXPECT_EQ(plan_buckets({3, 3, 3, 3}, floats, 7), (Buckets{{3, 2}, {1, 0}}));
-  EXPECT_EQ(plan_buckets({1, 9, 1, 1}, floats, 4),
-            (Buckets{{3, 2}, {1}, {0}}));
+  EXPECT_EQ(plan_buckets({1, 9, 1, 1}, floats, 4), (Buckets{{3, 2}, {1}, {0}}));
   EXPECT_EQ(plan_buckets({3, 3, 3, 3}, floats, 1),
             (Buckets{{3}, {2}, {1}, {0}}));
   EXPECT_EQ(plan_buckets({}, {}, 4), Buckets{});
 }
 
 TEST(PlanBucketsTest, DtypesDoNotMix) {
-  EXPECT_EQ(plan_buckets({1, 1, 1}, {at::kFloat, at::kDouble, at::kDouble},
-                         100),
-            (Buckets{{2, 1}, {0}}));
+  EXPECT_EQ(
+      plan_buckets({1, 1, 1}, {at::kFloat, at::kDouble, at::kDouble}, 100),
+      (Buckets{{2, 1}, {0}}));
 }
 
 // All sizes from 0 to 3 of five units, all pairs of dtypes, all bounds.
@@ -80,8 +79,7 @@ ShardedUnitOptions options_of(at::ScalarType dtype = at::kFloat) {
 }
 
 TEST(UnitGradBufferTest, GradientsLieWhereTheirParametersDo) {
-  ShardedUnit unit({make_param("a", 5), make_param("b", 0),
-                    make_param("c", 3)},
+  ShardedUnit unit({make_param("a", 5), make_param("b", 0), make_param("c", 3)},
                    options_of());
   UnitGradBuffer buffer(unit, at::kFloat);
   EXPECT_TRUE(buffer.is_empty());
@@ -107,8 +105,8 @@ TEST(UnitGradBufferTest, GradientsLieWhereTheirParametersDo) {
 TEST(UnitGradBufferTest, WhatDidNotArriveIsZero) {
   ShardedUnit unit({make_param("a", 5), make_param("b", 3)}, options_of());
   UnitGradBuffer buffer(unit, at::kFloat);
-  EXPECT_TRUE(torch::equal(buffer.take(),
-                           torch::zeros({unit.layout().numel()})));
+  EXPECT_TRUE(
+      torch::equal(buffer.take(), torch::zeros({unit.layout().numel()})));
   // Memory that was used before must not shine through.
   for (int round = 0; round < 4; ++round) {
     buffer.add(1, 0, torch::full({3}, 7.0), 1);
@@ -128,8 +126,8 @@ TEST(UnitGradBufferTest, TiedTensorsAndRepeatedGradientsAdd) {
   buffer.add(0, 0, torch::full({4}, 10.0), 2);
   EXPECT_TRUE(buffer.is_complete());
   buffer.add(0, 0, torch::full({4}, 100.0), 2);
-  EXPECT_TRUE(torch::equal(buffer.take().narrow(0, 0, 4),
-                           torch::full({4}, 222.0)));
+  EXPECT_TRUE(
+      torch::equal(buffer.take().narrow(0, 0, 4), torch::full({4}, 222.0)));
 }
 
 TEST(UnitGradBufferTest, ALoneGradientOfTheWholeUnitIsTakenOver) {

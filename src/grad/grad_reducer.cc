@@ -69,8 +69,8 @@ void GradReducer::add_hooks() {
     const auto& params = units_[unit]->params();
     for (std::size_t param = 0; param < params.size(); ++param) {
       for (std::size_t i = 0; i < params[param].tensors.size(); ++i) {
-        auto accumulator = torch::autograd::impl::grad_accumulator(
-            params[param].tensors[i]);
+        auto accumulator =
+            torch::autograd::impl::grad_accumulator(params[param].tensors[i]);
         accumulator->add_post_hook(std::make_unique<GradHook>(
             [owner = std::weak_ptr<HookOwner>(hooks_),
              address = Address{unit, param, i}](const at::Tensor& arrived) {
@@ -237,10 +237,9 @@ void GradReducer::finish_launch() {
 }
 
 void GradReducer::reduce_late() {
-  if (group_.size() == 1 && std::all_of(slots_.begin(), slots_.end(),
-                                        [](const Slot& slot) {
-                                          return slot.late->is_empty();
-                                        })) {
+  if (group_.size() == 1 &&
+      std::all_of(slots_.begin(), slots_.end(),
+                  [](const Slot& slot) { return slot.late->is_empty(); })) {
     return;
   }
   auto is_late = at::zeros({static_cast<std::int64_t>(buckets_.size())},

@@ -85,9 +85,7 @@ class GradReducer {
   // gradients of earlier micro steps included.
   void reset();
 
-  const std::optional<NonFiniteGrad>& non_finite() const {
-    return non_finite_;
-  }
+  const std::optional<NonFiniteGrad>& non_finite() const { return non_finite_; }
   void clear_non_finite() { non_finite_.reset(); }
 
   std::int64_t peak_bytes() const { return peak_bytes_; }

@@ -24,10 +24,9 @@ UnitLayout make_unit_layout(const std::vector<std::int64_t>& numels,
   TORCH_CHECK_VALUE(num_shards >= 1,
                     "unit layout: expected at least one shard but found ",
                     num_shards);
-  TORCH_CHECK_VALUE(
-      item_bytes > 0 && kAlignmentBytes % item_bytes == 0,
-      "unit layout: expected elements of a power of two up to ",
-      kAlignmentBytes, " bytes but found ", item_bytes);
+  TORCH_CHECK_VALUE(item_bytes > 0 && kAlignmentBytes % item_bytes == 0,
+                    "unit layout: expected elements of a power of two up to ",
+                    kAlignmentBytes, " bytes but found ", item_bytes);
   UnitLayout layout;
   layout.num_shards = num_shards;
   layout.alignment_numel = kAlignmentBytes / item_bytes;

@@ -1,8 +1,7 @@
 #include "layout/unit_layout.h"
 
-#include <gtest/gtest.h>
-
 #include <c10/util/Exception.h>
+#include <gtest/gtest.h>
 
 #include <map>
 #include <numeric>

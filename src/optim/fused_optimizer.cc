@@ -98,16 +98,14 @@ void FusedOptimizer::update(const OwnedSegment& segment, float grad_scale) {
       hyper.is_decoupled =
           config_.type == OptimizerType::kAdamW || params.adam_w_mode;
       hyper.has_bias_correction = params.bias_correction;
-      kernels::adam_step(hyper, steps_, step, part(states[0]),
-                         part(states[1]));
+      kernels::adam_step(hyper, steps_, step, part(states[0]), part(states[1]));
       return;
     }
     case OptimizerType::kSgd: {
       kernels::SgdHyper hyper;
       hyper.lr = group.lr;
-      hyper.momentum = params.momentum == 0
-                           ? 0
-                           : group.momentum.value_or(params.momentum);
+      hyper.momentum =
+          params.momentum == 0 ? 0 : group.momentum.value_or(params.momentum);
       hyper.dampening = params.dampening;
       hyper.weight_decay = group.weight_decay;
       hyper.is_nesterov = params.nesterov;
@@ -138,9 +136,7 @@ void FusedOptimizer::update(const OwnedSegment& segment, float grad_scale) {
   }
 }
 
-std::vector<std::string> FusedOptimizer::state_names() const {
-  return names_;
-}
+std::vector<std::string> FusedOptimizer::state_names() const { return names_; }
 
 const at::Tensor& FusedOptimizer::live_state(std::size_t unit,
                                              const std::string& name) const {

@@ -43,9 +43,8 @@ double global_grad_norm(Group& group, const std::vector<ShardedUnit*>& units) {
   }
   const auto in_unit_order =
       table.view({num_ranks, num_units}).t().contiguous();
-  return norm_of_square_sums(
-      {in_unit_order.const_data_ptr<double>(),
-       static_cast<std::size_t>(in_unit_order.numel())});
+  return norm_of_square_sums({in_unit_order.const_data_ptr<double>(),
+                              static_cast<std::size_t>(in_unit_order.numel())});
 }
 
 }  // namespace nfold

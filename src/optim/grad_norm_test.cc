@@ -45,8 +45,7 @@ TEST(GlobalGradNormTest, HasTheSameBitsWhateverIsOwned) {
           pointers.push_back(units.back().get());
           const auto grad = flat_grad(*units.back(), numel,
                                       static_cast<double>(units.size()));
-          square_sum +=
-              grad.to(at::kDouble).square().sum().item<double>();
+          square_sum += grad.to(at::kDouble).square().sum().item<double>();
           units.back()->accumulate_grad(grad, 1);
         }
         norms.push_back(global_grad_norm(world.group(), pointers));
@@ -62,8 +61,7 @@ TEST(GlobalGradNormTest, UnitsWithoutGradientCountAsZero) {
     const auto with = make_unit(world, 64, false);
     const auto without = make_unit(world, 64, false);
     with->accumulate_grad(torch::full({64}, 0.5), 1);
-    EXPECT_EQ(global_grad_norm(world.group(), {without.get(), with.get()}),
-              4);
+    EXPECT_EQ(global_grad_norm(world.group(), {without.get(), with.get()}), 4);
     EXPECT_EQ(global_grad_norm(world.group(), {}), 0);
   });
 }

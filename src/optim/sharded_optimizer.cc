@@ -1,7 +1,6 @@
 #include "optim/sharded_optimizer.h"
 
 #include <c10/util/Exception.h>
-
 #include <torch/optim/adam.h>
 #include <torch/optim/adamw.h>
 #include <torch/optim/rmsprop.h>

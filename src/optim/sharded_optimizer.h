@@ -83,8 +83,8 @@ class ShardedOptimizer {
 
 // What both kinds are made from.
 struct ShardedOptimizerInput {
-  std::vector<ShardedUnit*> units;      // trained ones
-  std::vector<OwnedSegment> segments;   // of all units, in order
+  std::vector<ShardedUnit*> units;     // trained ones
+  std::vector<OwnedSegment> segments;  // of all units, in order
   std::vector<OptimGroup> groups;
 };
 

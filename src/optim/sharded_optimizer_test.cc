@@ -67,10 +67,9 @@ struct OneUnit {
 
   void set_grad(double value) {
     unit->clear_grad();
-    unit->accumulate_grad(
-        torch::full({unit->layout().numel()}, value,
-                    at::TensorOptions(unit->options().dtype)),
-        1);
+    unit->accumulate_grad(torch::full({unit->layout().numel()}, value,
+                                      at::TensorOptions(unit->options().dtype)),
+                          1);
   }
 
   std::unique_ptr<ShardedUnit> unit;
@@ -90,8 +89,8 @@ TEST(ShardedOptimizerTest, UnitsAreReportedOnceUpdated) {
     updated.push_back(unit);
     // fp32 weights and their bf16 copy are both there.
     EXPECT_EQ(one.unit->master()[3].item<float>(), 3 - 0.5 * 8 * 0.25);
-    EXPECT_TRUE(torch::equal(one.unit->owned(),
-                             one.unit->master().to(at::kBFloat16)));
+    EXPECT_TRUE(
+        torch::equal(one.unit->owned(), one.unit->master().to(at::kBFloat16)));
   });
   EXPECT_THAT(updated, ElementsAre(0));
 }
@@ -104,8 +103,7 @@ TEST(ShardedOptimizerTest, StateIsWrittenInRanges) {
     const auto optimizer = make_sharded_optimizer(config, one.input());
     one.set_grad(1);
     optimizer->step(1, [](std::size_t) {});
-    EXPECT_THAT(optimizer->state_names(),
-                ElementsAre("exp_avg", "exp_avg_sq"));
+    EXPECT_THAT(optimizer->state_names(), ElementsAre("exp_avg", "exp_avg_sq"));
     EXPECT_EQ(optimizer->num_states(), 2);
     optimizer->set_state(0, "exp_avg", 5, torch::full({3}, 42.0));
     const auto state = optimizer->state(0, "exp_avg");
@@ -120,8 +118,8 @@ TEST(ShardedOptimizerTest, StateIsWrittenInRanges) {
 
 TEST(ShardedOptimizerTest, AnUnknownStateListsTheKnownOnes) {
   OneUnit one;
-  const auto fused = make_sharded_optimizer(
-      config_of(OptimizerType::kAdagrad), one.input());
+  const auto fused =
+      make_sharded_optimizer(config_of(OptimizerType::kAdagrad), one.input());
   try {
     fused->state(0, "exp_avg");
     FAIL() << "no error";
@@ -130,8 +128,8 @@ TEST(ShardedOptimizerTest, AnUnknownStateListsTheKnownOnes) {
                 AllOf(HasSubstr("\"exp_avg\""), HasSubstr("has sum")));
   }
   // torch makes its state in the first step.
-  const auto torchs = make_sharded_optimizer(
-      config_of(OptimizerType::kRmsProp), one.input());
+  const auto torchs =
+      make_sharded_optimizer(config_of(OptimizerType::kRmsProp), one.input());
   try {
     torchs->state(0, "square_avg");
     FAIL() << "no error";

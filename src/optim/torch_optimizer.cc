@@ -113,8 +113,8 @@ void TorchOptimizer::apply_groups() {
 void TorchOptimizer::set_grads(float grad_scale) {
   for (auto& piece : pieces_) {
     const auto& segment = piece.segment;
-    const auto grad = units_[segment.unit]->grad().narrow(0, segment.begin,
-                                                          segment.numel);
+    const auto grad =
+        units_[segment.unit]->grad().narrow(0, segment.begin, segment.numel);
     auto& target = piece.param.mutable_grad();
     if (grad.scalar_type() == piece.param.scalar_type()) {
       target = grad;
@@ -205,14 +205,12 @@ void TorchOptimizer::set_state(std::size_t unit, const std::string& name,
   check_state_name(name);
   for (const auto& piece : pieces_) {
     if (piece.segment.unit != unit) continue;
-    const auto common =
-        intersection({piece.segment.begin, piece.segment.numel},
-                     {begin, values.numel()});
+    const auto common = intersection({piece.segment.begin, piece.segment.numel},
+                                     {begin, values.numel()});
     if (common.numel == 0) continue;
     for (const auto& [state_name, tensor] : states_of(piece.param)) {
       if (state_name != name) continue;
-      tensor
-          .narrow(0, common.begin - piece.segment.begin, common.numel)
+      tensor.narrow(0, common.begin - piece.segment.begin, common.numel)
           .copy_(values.narrow(0, common.begin - begin, common.numel));
     }
   }

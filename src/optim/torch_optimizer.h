@@ -18,8 +18,8 @@ class TorchOptimizer final : public ShardedOptimizer {
             const std::function<void(std::size_t)>& on_updated) override;
   std::vector<std::string> state_names() const override;
   at::Tensor state(std::size_t unit, const std::string& name) override;
-  void set_state(std::size_t unit, const std::string& name,
-                 std::int64_t begin, const at::Tensor& values) override;
+  void set_state(std::size_t unit, const std::string& name, std::int64_t begin,
+                 const at::Tensor& values) override;
   std::int64_t state_bytes() const override;
   int num_states() const override;
 

@@ -134,7 +134,8 @@ std::vector<std::string> hard_texts() {
       "Größe naïve façade Ελληνικά Русский язык עברית العربية हिन्दी ไทย "
       "日本語テキスト 中文文本 한국어 ქართული",
       "１２３ ٤٥٦ ⅷ ½ ² ₃ ① 〇 𝟙𝟚 1,000,000.00e-5 0xDEADBEEF 12abc34",
-      "😀👍🏽👨‍👩‍👧‍👦🇩🇪 ❤️ e\u0301 a\u0308\u0304 \u200d\u200c "
+      "😀👍🏽👨‍👩‍👧‍👦🇩🇪 ❤️ e\u0301 a\u0308\u0304 "
+      "\u200d\u200c "
       "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 "
       "𐍈𐌰 𓀀",
       "<|endoftext|>doc one<|endoftext|>  <|endoftext|>\n<|endoftex|> <|endof",
