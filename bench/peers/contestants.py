@@ -78,6 +78,7 @@ CONTESTANTS = (
     Contestant("nfold-0", 0),
     Contestant("nfold-1", 1),
     Contestant("nfold-2", 2),
+    Contestant("nfold-3", 3),
     _torch("ddp", 0, "ddp", "--bucket-view"),
     _torch("zero1", 1, "zero1", "--bucket-view"),
     _torch("fsdp2-noreshard", 2, "fsdp2"),

@@ -8,6 +8,7 @@
 
 #include "checkpoint/test_folder.h"
 #include "nfold/checkpoint.h"
+#include "testing/skip.h"
 
 namespace nfold {
 namespace {
@@ -24,7 +25,7 @@ class SafetensorsPythonTest : public testing::Test {
 
   void SetUp() override {
     if (!run("import safetensors.torch\n")) {
-      GTEST_SKIP() << "needs Python's safetensors and torch packages";
+      NFOLD_SKIP("needs Python's safetensors and torch packages");
     }
   }
 

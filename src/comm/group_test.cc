@@ -276,6 +276,7 @@ void expect_survivors_name(int victim, int num_ranks) {
       EXPECT_EQ(result.signal, SIGKILL);
       continue;
     }
+    EXPECT_EQ(result.signal, 0) << "rank " << rank;
     EXPECT_EQ(result.exit_code, 1) << result.output;
     EXPECT_FALSE(result.is_late);
     EXPECT_THAT(result.output,

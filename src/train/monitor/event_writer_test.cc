@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "nfold/errors.h"
+#include "testing/skip.h"
 #include "train/files/mapped_file.h"
 #include "train/files/test_folder.h"
 
@@ -60,7 +61,7 @@ class TensorboardPackage : public testing::Test {
     const std::string probe =
         std::string(NFOLD_TEST_PYTHON) + " -c 'import tensorboard' 2>/dev/null";
     if (std::system(probe.c_str()) != 0) {
-      GTEST_SKIP() << NFOLD_TEST_PYTHON << " has no package tensorboard";
+      NFOLD_SKIP(NFOLD_TEST_PYTHON " has no package tensorboard");
     }
   }
 
