@@ -53,7 +53,9 @@ SafetensorsContent load_safetensors(const std::string& path);
 
 // Writes parameters and buffers under their names. A tensor with several names
 // (tied parameters) is written once, under the first; the others are kept in
-// the metadata under kAliasesKey as a JSON object, alias -> name.
+// the metadata under kAliasesKey as a JSON object, alias -> name. Sharded
+// parameters (stage 3) must be whole: open GatheredParameters over all of them
+// on every rank, and save on one.
 void save_weights(const torch::nn::Module& module, const std::string& path,
                   std::map<std::string, std::string> metadata = {});
 

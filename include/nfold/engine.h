@@ -11,10 +11,15 @@
 //
 // The module is changed in place: its parameters become views of flat
 // storages in the configured dtype. It is used as before; parameters that are
-// added later are not trained.
+// added later are not trained. At stage 3 the storages have memory only around
+// the operators that use them; writing and raw access take a scope of
+// nfold/gather.h, and without unshard_model the parameters are left without
+// memory when the engine is destroyed.
 //
 // Every rank of the data-parallel group must construct the engine with the
-// same model and call backward and step equally often. Not thread-safe.
+// same model and call backward and step equally often. At stage 3 all ranks
+// must also use parameters in the same order, in forward passes of evaluation
+// too. Not thread-safe.
 #pragma once
 
 #include <ATen/core/TensorBody.h>

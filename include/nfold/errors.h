@@ -12,7 +12,10 @@
 //                             out, a rank died or diverged   from a checkpoint
 //   nfold::IoError            a file could not be read or    as above
 //                             written
-//   c10::Error                a broken invariant of nfold    report it
+//   c10::Error                raw access to a sharded        use operators or a
+//                             parameter, if the text says    gather scope
+//                             so; else a broken invariant    report it
+//                             of nfold
 //
 // Every text says who (rank), what (parameter, key or file), what was
 // expected, what was found, and what to do.

@@ -5,13 +5,16 @@
 //   {
 //     nfold::GatheredParameters scope(model->wte->weight,
 //                                     {.modifier_rank = 0});
+//     at::NoGradGuard no_grad;
 //     if (world.rank() == 0) model->wte->weight.normal_(0, 0.02);
 //   }                            // all ranks hold rank 0's values now
 //
 // Operators gather what they use by themselves; a scope is for raw access
 // (data_ptr), for writing, and for keeping a parameter whole over a stretch
 // of code. It works at every stage, with parameters of any units of one
-// engine; tensors that are not sharded are skipped, as are repetitions.
+// engine; tensors that are no engine's are skipped, as are repetitions. At
+// stage 3 it takes the memory of all units that the parameters belong to,
+// whatever the live budget says.
 //
 // Collective: every rank of the engine's group must open and close the same
 // scopes in the same order, the same forward passes in between. A scope is
@@ -19,12 +22,16 @@
 //
 // Without modifier_rank parameters may not be changed: a change by operators
 // on any rank is undone and is a c10::ValueError on all of them that names
-// parameter and rank. With it, the values of that rank become those of all,
-// master weights included; what other ranks wrote is lost.
+// parameter and rank. (Where every rank changed a parameter that is always
+// whole, as at stages 0 to 2, nobody has the old values and the change stays.)
+// With it, the values of that rank become those of all, master weights
+// included; what other ranks wrote is lost. Other parameters of the same units
+// may not be changed either way.
 //
-// Raises c10::ValueError for a parameter that another open scope holds, a
-// modifier_rank that is not in the group, parameters of two engines.
-// Engine::step and the setters of params.h raise while a scope is open.
+// Raises c10::ValueError for a parameter of a unit that another open scope
+// holds, a modifier_rank that is not in the group, a view of a parameter,
+// parameters of two engines. While a scope is open, Engine::step,
+// Engine::unshard_model and safe_set_*_fp32_param raise.
 //
 // The form is that of DeepSpeed's GatheredParameters.
 #pragma once

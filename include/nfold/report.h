@@ -33,9 +33,11 @@ struct StepReport {
   double forward_ms = 0;         // between the previous step and backward
   double backward_ms = 0;
   double optimizer_ms = 0;
-  double comm_wait_ms = 0;  // the caller stood still for communication
-  MemoryReport memory;      // of this rank
-  CommCounts comm{};        // of this rank, since the previous step
+  // The caller stood still for reductions and for updated parameters. Gathers
+  // of stage 3 are part of forward_ms and backward_ms.
+  double comm_wait_ms = 0;
+  MemoryReport memory;  // of this rank
+  CommCounts comm{};    // of this rank, since the previous step
 };
 
 // Writes the ranges that this process recorded since an engine with

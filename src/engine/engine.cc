@@ -300,7 +300,6 @@ void Engine::Impl::update(double grad_scale) {
 void Engine::Impl::publish(ShardedUnit& unit) {
   const auto low = unit.low_precision_owned();
   if (unit.options().is_trained && low.defined()) low.copy_(unit.master());
-  fetcher_.check_idle("a parameter was set");
   fetcher_.release_all();
   unit.publish_shard();
   if (!unit.options().is_resident) return;

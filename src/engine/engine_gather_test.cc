@@ -175,22 +175,27 @@ TEST(EngineGather, AModifierOutsideTheGroupIsAnError) {
 }
 
 TEST(EngineGather, StepAndSettersWaitForTheEndOfTheScope) {
-  const auto config = gather_config(3);
-  on_ranks(2, config, [&](World& world, Mesh& mesh) {
-    Tower model(8);
-    Engine engine(model, mesh, config);
-    engine.backward(model->loss(world.rank()));
-    {
-      const GatheredParameters scope(model->head->weight);
-      EXPECT_THAT(error_of([&] { engine.step(); }),
-                  HasSubstr("Close nfold::GatheredParameters first"));
-      EXPECT_THAT(error_of([&] {
-                    safe_set_full_fp32_param(engine, model->head->weight,
-                                             torch::zeros({3, 8}));
-                  }),
-                  HasSubstr("Close nfold::GatheredParameters first"));
-    }
-    EXPECT_TRUE(engine.step().is_boundary);
+  for_stages([](int stage) {
+    const auto config = gather_config(stage);
+    on_ranks(2, config, [&](World& world, Mesh& mesh) {
+      Tower model(8);
+      const auto before = model->head->weight.detach().clone();
+      Engine engine(model, mesh, config);
+      engine.backward(model->loss(world.rank()));
+      {
+        const GatheredParameters scope(model->head->weight);
+        const auto wait = HasSubstr("Close nfold::GatheredParameters first");
+        EXPECT_THAT(error_of([&] { engine.step(); }), wait);
+        EXPECT_THAT(error_of([&] {
+                      safe_set_full_fp32_param(engine, model->head->weight,
+                                               torch::zeros({3, 8}));
+                    }),
+                    wait);
+      }
+      EXPECT_TRUE(torch::equal(
+          safe_get_full_fp32_param(engine, model->head->weight), before));
+      EXPECT_TRUE(engine.step().is_boundary);
+    });
   });
 }
 

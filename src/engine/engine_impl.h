@@ -50,8 +50,12 @@ class Engine::Impl {
   // Turns accumulated gradients into the mean over ranks, unscaled.
   double grad_scale() const { return sum_scale_ / backward_scale_; }
 
+  // Raises c10::ValueError while gather scopes are open.
+  void check_idle(const char* operation) const {
+    fetcher_.check_idle(operation);
+  }
   // Makes the unit's owned values, just changed, what every use of it sees.
-  // Collective.
+  // Collective; needs check_idle.
   void publish(ShardedUnit& unit);
 
  private:

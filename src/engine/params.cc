@@ -135,7 +135,9 @@ at::Tensor safe_get_full_fp32_param(Engine& engine, const at::Tensor& param) {
 void safe_set_full_fp32_param(Engine& engine, const at::Tensor& param,
                               const at::Tensor& value) {
   Access access(engine, param);
-  owned_weights(access).copy_(access.own_piece_of(value));
+  const auto piece = access.own_piece_of(value);
+  access.engine().check_idle("safe_set_full_fp32_param");
+  owned_weights(access).copy_(piece);
   access.engine().publish(access.unit());
 }
 
@@ -173,7 +175,9 @@ at::Tensor safe_get_local_fp32_param(Engine& engine, const at::Tensor& param) {
 void safe_set_local_fp32_param(Engine& engine, const at::Tensor& param,
                                const at::Tensor& value) {
   Access access(engine, param);
-  owned_weights(access).copy_(access.checked_local(value));
+  const auto piece = access.checked_local(value);
+  access.engine().check_idle("safe_set_local_fp32_param");
+  owned_weights(access).copy_(piece);
   access.engine().publish(access.unit());
 }
 

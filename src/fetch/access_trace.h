@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace nfold {
@@ -48,8 +49,8 @@ class TraceCursor {
   // `trace` must outlive the cursor.
   explicit TraceCursor(const AccessTrace& trace) : trace_(&trace) {}
 
-  // The entry of this access, or kLost. `is_repeat` returns the entry it is
-  // at already.
+  // The entry of this access, or kLost. The entry it is at already comes last
+  // of those that are tried.
   std::size_t advance(std::size_t unit);
   std::size_t position() const { return position_; }
   void rewind() { position_ = kLost; }

@@ -22,6 +22,8 @@ class Planner {
     for (std::size_t entry = 0; entry < trace_.size(); ++entry) {
       const auto unit = trace_[entry];
       elements_before_.push_back(elements_before_.back() + numels_[unit]);
+      previous_use_.push_back(uses_[unit].empty() ? kNever
+                                                  : uses_[unit].back());
       uses_[unit].push_back(entry);
     }
   }
@@ -59,15 +61,13 @@ class Planner {
   void release_after(std::size_t entry, FetchStep& step) {
     const auto unit = trace_[entry];
     const auto next = next_use(unit, entry);
-    if (options_.max_reuse_numel > 0 && next != kNever &&
-        elements_between(entry, next) <= options_.max_reuse_numel) {
-      return;
-    }
-    drop(unit, step);
+    if (next == kNever || !is_kept_between(entry, next)) drop(unit, step);
   }
 
-  std::int64_t elements_between(std::size_t entry, std::size_t next) const {
-    return elements_before_[next] - elements_before_[entry + 1];
+  // Two uses of one unit, none in between.
+  bool is_kept_between(std::size_t entry, std::size_t next) const {
+    const auto distance = elements_before_[next] - elements_before_[entry + 1];
+    return options_.max_reuse_numel > 0 && distance <= options_.max_reuse_numel;
   }
 
   // Releases what is used last (Belady's rule, optimal for a known future)
@@ -95,22 +95,33 @@ class Planner {
     return true;
   }
 
+  // In the order of use, and never past a unit that has to wait: what comes
+  // after it would take its place and have to go again.
   void prefetch(std::size_t entry, FetchStep& step) {
     // What was begun earlier and not used yet is on its way still.
     std::int64_t ahead = 0;
-    std::set<std::size_t> seen{trace_[entry]};
-    for (auto use = entry + 1; use < trace_.size(); ++use) {
+    for (auto use = entry + 1;
+         options_.prefetch_numel > 0 && use < trace_.size(); ++use) {
       const auto unit = trace_[use];
-      if (!seen.insert(unit).second) continue;
+      const auto previous = previous_use_[use];
+      if (previous != kNever && previous >= entry) {
+        if (!is_kept_between(previous, use)) break;
+        continue;
+      }
       if (used_.count(unit)) continue;
       if (ahead + numels_[unit] > options_.prefetch_numel) break;
       ahead += numels_[unit];
       if (live_.count(unit)) continue;
+      if (is_released_by(step, unit)) break;
       if (!make_room_for(unit, entry, use, step)) break;
       add(unit);
       step.prefetch.push_back(unit);
     }
     used_.insert(trace_[entry]);
+  }
+
+  static bool is_released_by(const FetchStep& step, std::size_t unit) {
+    return std::count(step.release.begin(), step.release.end(), unit) > 0;
   }
 
   const AccessTrace& trace_;
@@ -119,6 +130,7 @@ class Planner {
   // Elements of the entries before each one: distances by subtraction.
   std::vector<std::int64_t> elements_before_;
   std::vector<std::vector<std::size_t>> uses_;  // entries of each unit
+  std::vector<std::size_t> previous_use_;       // of each entry's unit
   std::set<std::size_t> live_;
   std::set<std::size_t> used_;  // those of live_ that were not only prefetched
   std::int64_t live_numel_ = 0;

@@ -73,6 +73,7 @@ void Fetcher::begin_access(const std::vector<ShardedUnit*>& units) {
   try {
     for (const auto index : indices) access(index);
     for (const auto index : indices) entries_[index].unit->finish_gather();
+    if (indices.size() < units.size()) count_resident(units, 1);
   } catch (...) {
     for (const auto index : indices) --entries_[index].num_pins;
     throw;
@@ -81,7 +82,19 @@ void Fetcher::begin_access(const std::vector<ShardedUnit*>& units) {
 
 void Fetcher::end_access(const std::vector<ShardedUnit*>& units) noexcept {
   const std::lock_guard lock(mutex_);
-  for (const auto index : indices_of(units)) --entries_[index].num_pins;
+  const auto indices = indices_of(units);
+  for (const auto index : indices) {
+    auto& entry = entries_[index];
+    if (--entry.num_pins == 0 && entry.is_due) release(index);
+  }
+  if (indices.size() < units.size()) count_resident(units, -1);
+}
+
+void Fetcher::count_resident(const std::vector<ShardedUnit*>& units,
+                             int change) {
+  for (const auto* unit : units) {
+    if (unit->options().is_resident) resident_pins_[unit] += change;
+  }
 }
 
 void Fetcher::discard(const std::vector<ShardedUnit*>& units) {
@@ -106,7 +119,12 @@ void Fetcher::mark_backward(bool is_in_backward) {
   if (options_.plan.max_reuse_numel > 0) return;
   // Nothing may be reused, so neither may the unit that forward ended with.
   recorder_.split();
-  if (last_ != TraceCursor::kLost) release(last_);
+  // Not while it is on its way: if that failed it would raise, and the failure
+  // may be what ends the scope.
+  if (last_ != TraceCursor::kLost &&
+      entries_[last_].unit->state() == UnitState::kUnsharded) {
+    release(last_);
+  }
   last_ = TraceCursor::kLost;
 }
 
@@ -115,6 +133,9 @@ void Fetcher::check_idle(const char* operation) const {
   std::string names;
   for (const auto& entry : entries_) {
     if (entry.num_pins > 0) names += "\n  " + entry.unit->name();
+  }
+  for (const auto& [unit, num_pins] : resident_pins_) {
+    if (num_pins > 0) names += "\n  " + unit->name();
   }
   TORCH_CHECK_VALUE(names.empty(), "[rank ", group_.rank(), "] ", position_,
                     ": ", operation, " while these are gathered:", names,
@@ -176,6 +197,10 @@ bool Fetcher::is_whole(std::size_t unit) const {
   return entries_[unit].unit->state() != UnitState::kSharded;
 }
 
+std::int64_t Fetcher::numel_to_gather(std::size_t unit) const {
+  return is_whole(unit) ? 0 : entries_[unit].unit->layout().numel();
+}
+
 void Fetcher::access(std::size_t unit) {
   // Inside an operator that has it, or a gather scope: nothing new.
   if (entries_[unit].num_pins > 1 && is_whole(unit)) return;
@@ -192,7 +217,7 @@ void Fetcher::access(std::size_t unit) {
     ++counts_.misses;
   }
   if (entry == TraceCursor::kLost) {
-    make_room(entries_[unit].unit->layout().numel());
+    make_room(numel_to_gather(unit));
     gather({unit}, "unshard");
   } else {
     follow_plan(entry, unit);
@@ -203,14 +228,16 @@ void Fetcher::access(std::size_t unit) {
 void Fetcher::follow_plan(std::size_t entry, std::size_t unit) {
   const auto& step = plan_.steps[entry];
   for (const auto each : step.release) release(each);
-  make_room(is_whole(unit) ? 0 : entries_[unit].unit->layout().numel());
+  make_room(numel_to_gather(unit));
   gather({unit}, "unshard");
   std::vector<std::size_t> ahead;
   auto numel = live_numel_;
   for (const auto each : step.prefetch) {
-    // After a deviation more may be whole than the plan knows.
+    // Something kept it when the plan released it, or the plan was left.
+    entries_[each].is_due = false;
+    if (is_whole(each)) continue;
     numel += entries_[each].unit->layout().numel();
-    if (is_whole(each) || numel > options_.plan.max_live_numel) break;
+    if (numel > options_.plan.max_live_numel) break;
     ahead.push_back(each);
   }
   counts_.prefetched += static_cast<std::int64_t>(ahead.size());
@@ -265,7 +292,8 @@ void Fetcher::gather(const std::vector<std::size_t>& units,
 
 void Fetcher::release(std::size_t unit) {
   auto& entry = entries_[unit];
-  if (entry.num_pins > 0 || !is_whole(unit)) return;
+  entry.is_due = entry.num_pins > 0;
+  if (entry.is_due || !is_whole(unit)) return;
   entry.unit->finish_gather();
   entry.unit->release();
   live_numel_ -= entry.unit->layout().numel();

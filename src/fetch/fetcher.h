@@ -6,7 +6,8 @@
 //   Fetcher fetcher(group, units, options, dispatch_interceptor());
 //   loss = model->forward(batch);      // units come and go
 //   { Fetcher::BackwardScope scope(fetcher); loss.backward(); }
-//   fetcher.end_step("step 13");       // the next step follows a plan
+//   fetcher.end_step();                // the next step follows a plan
+//   fetcher.set_position("step 13");
 //
 // [Note: A step's accesses]
 // The first step has no plan: a unit is gathered when an operator touches it
@@ -18,9 +19,10 @@
 //
 // Gathers are collective: all ranks must touch units in the same order. Each
 // one carries a tag, made of the unit and the plan, so a rank that goes
-// another way is an error on every rank that names both.
+// another way is an error on every rank; each names the unit it wanted.
 //
-// A unit that is in use by an operator is pinned and never released.
+// A unit that is in use by an operator is pinned; if it should be released
+// meanwhile it is when the last pin goes.
 //
 // Thread-safe; no lock is held while an operator runs.
 #pragma once
@@ -108,8 +110,10 @@ class Fetcher : public AccessHandler {
   struct Entry {
     ShardedUnit* unit = nullptr;
     int num_pins = 0;
+    // To be released when the last pin goes.
+    bool is_due = false;
     // Where the unit stands in recency_; valid while it is whole.
-    std::list<std::size_t>::iterator recency;
+    std::list<std::size_t>::iterator recency{};
     bool is_listed = false;
     // Elements of all accesses before its last one.
     std::int64_t last_use = 0;
@@ -119,6 +123,7 @@ class Fetcher : public AccessHandler {
   // Those of `units` that come and go.
   std::vector<std::size_t> indices_of(
       const std::vector<ShardedUnit*>& units) const;
+  void count_resident(const std::vector<ShardedUnit*>& units, int change);
   void access(std::size_t unit);
   void follow_plan(std::size_t entry, std::size_t unit);
   void make_room(std::int64_t numel);
@@ -127,6 +132,8 @@ class Fetcher : public AccessHandler {
   void touch(std::size_t unit);
   void release_unpinned();
   bool is_whole(std::size_t unit) const;
+  // 0 for what is whole.
+  std::int64_t numel_to_gather(std::size_t unit) const;
 
   Group& group_;
   const FetcherOptions options_;
@@ -148,6 +155,8 @@ class Fetcher : public AccessHandler {
   FetchCounts counts_;
   // The unit of the last access: most calls repeat it.
   std::size_t last_ = TraceCursor::kLost;
+  // Resident units in gather scopes: nothing to fetch, but not to be updated.
+  std::unordered_map<const ShardedUnit*, int> resident_pins_;
 };
 
 }  // namespace nfold

@@ -105,12 +105,14 @@ void Trainer::run() {
   }
   seconds_ = seconds_since(begin);
   if (monitor_) monitor_->progress.finish();
+  // Before saving gathers the whole model: the table is about training.
+  const Gathered gathered = gather(0);
   save();
   if (config_.engine.wall_clock_breakdown) {
     write_trace(
         (run_dir_ / fmt::format("trace.rank{}.json", world_.rank())).string());
   }
-  print_summary();
+  print_summary(gathered);
 }
 
 void Trainer::run_step(std::int64_t step) {
@@ -261,9 +263,8 @@ std::string Trainer::sample() {
                   options);
 }
 
-void Trainer::print_summary() {
+void Trainer::print_summary(const Gathered& gathered) {
   // On every rank: sharded parameters are gathered by all of them together.
-  const Gathered gathered = gather(0);
   const std::string text = sample();
   if (!monitor_) return;
   const double train_loss =

@@ -71,7 +71,7 @@ class Trainer {
                       std::int64_t step) const;
   void save() const;
   std::string sample();
-  void print_summary();
+  void print_summary(const Gathered& gathered);
 
   TrainerConfig config_;
   const World& world_;
