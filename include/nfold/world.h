@@ -10,6 +10,9 @@
 // RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, such as `nfold launch`),
 // Open MPI, MPICH and Intel MPI, Slurm, none. docs/launchers.md lists the
 // variables. Sets of variables that contradict each other are an error.
+//
+// A world of several ranks ignores SIGPIPE for the whole process, unless the
+// program handles it: a peer that dies must be an error, not a silent end.
 #pragma once
 
 #include <c10/util/intrusive_ptr.h>
