@@ -37,7 +37,7 @@ bool is_hidden(const fs::path& path) {
 
 bool has_extension(const fs::path& path,
                    const std::vector<std::string>& extensions) {
-  const std::string& name = path.filename().native();
+  const std::string name = path.filename().native();
   return extensions.empty() ||
          std::any_of(extensions.begin(), extensions.end(),
                      [&](const std::string& e) { return name.ends_with(e); });
