@@ -17,6 +17,11 @@ std::atomic<DispatchHandler>& access_handler() {
   return handler;
 }
 
+int& unrecorded_depth() {
+  thread_local int depth = 0;
+  return depth;
+}
+
 bool offer(const std::atomic<DispatchHandler>& to,
            const c10::OperatorHandle& op, c10::DispatchKeySet keys,
            torch::jit::Stack* stack) {
@@ -26,7 +31,7 @@ bool offer(const std::atomic<DispatchHandler>& to,
 
 void fallback(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
               torch::jit::Stack* stack) {
-  if (!offer(recording_handler(), op, keys, stack)) {
+  if (unrecorded_depth() > 0 || !offer(recording_handler(), op, keys, stack)) {
     call_below_recording(op, keys, stack);
   }
 }
@@ -40,6 +45,10 @@ void set_recording_handler(DispatchHandler handler) {
 void set_access_handler(DispatchHandler handler) {
   access_handler().store(handler, std::memory_order_release);
 }
+
+UnrecordedScope::UnrecordedScope() { ++unrecorded_depth(); }
+
+UnrecordedScope::~UnrecordedScope() { --unrecorded_depth(); }
 
 void call_below_recording(const c10::OperatorHandle& op,
                           c10::DispatchKeySet keys, torch::jit::Stack* stack) {

@@ -40,6 +40,16 @@ using DispatchHandler = bool (*)(const c10::OperatorHandle& op,
 void set_recording_handler(DispatchHandler handler);
 void set_access_handler(DispatchHandler handler);
 
+// While one lives on a thread, calls on it are not offered to the recording
+// handler: what an operator calls inside of it is part of that operator.
+class UnrecordedScope {
+ public:
+  UnrecordedScope();
+  ~UnrecordedScope();
+  UnrecordedScope(const UnrecordedScope&) = delete;
+  UnrecordedScope& operator=(const UnrecordedScope&) = delete;
+};
+
 // Runs the operator as if there were no recording handler: for that handler,
 // when it wants to do something before or after.
 void call_below_recording(const c10::OperatorHandle& op,

@@ -9,7 +9,7 @@
 namespace nfold {
 namespace {
 
-c10::StorageImpl& storage_of(const at::Tensor& flat) {
+c10::StorageImpl& released_storage_impl(const at::Tensor& flat) {
   return *flat.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
 }
 
@@ -32,14 +32,14 @@ at::Tensor make_released(std::int64_t numel, at::ScalarType dtype,
 }
 
 void give_memory(const at::Tensor& flat) {
-  auto& storage = storage_of(flat);
+  auto& storage = released_storage_impl(flat);
   storage.clear_data_ptr_access_error_msg_();
   storage.set_data_ptr_noswap(
       c10::GetAllocator(at::kCPU)->allocate(storage.nbytes()));
 }
 
 void take_memory(const at::Tensor& flat, const std::string& access_error) {
-  auto& storage = storage_of(flat);
+  auto& storage = released_storage_impl(flat);
   storage.set_data_ptr_noswap(no_memory());
   storage.release_data_and_set_meta_custom_data_ptr_error_msg_(access_error);
 }
