@@ -77,7 +77,7 @@ bool ConstructionRecorder::intercept(const c10::OperatorHandle& op,
   const auto tensors = call.tensors();
   const bool has_deferred = std::any_of(
       tensors.begin(), tensors.end(),
-      [&](const at::Tensor& tensor) { return writer_.is_deferred(tensor); });
+      [&](const at::Tensor& tensor) { return tape_->is_deferred(tensor); });
   torch::jit::Stack results =
       has_deferred ? handle_deferred(call) : handle_real(call);
   torch::jit::drop(*stack, num_arguments);
@@ -176,7 +176,7 @@ torch::jit::Stack ConstructionRecorder::handle_factory(OperatorCall& call) {
 
 torch::jit::Stack ConstructionRecorder::record(const OperatorCall& call) {
   for (const at::Tensor& tensor : call.written_tensors()) {
-    if (!writer_.is_deferred(tensor)) {
+    if (!tape_->is_deferred(tensor)) {
       made_.erase(tensor.storage().unsafeGetStorageImpl());
       writer_.defer(tensor, call);
     }
@@ -203,10 +203,9 @@ torch::jit::Stack ConstructionRecorder::run_on_values(
     const OperatorCall& call) {
   const auto written = call.written_tensors();
   TORCH_CHECK_NOT_IMPLEMENTED(
-      std::none_of(written.begin(), written.end(),
-                   [&](const at::Tensor& tensor) {
-                     return writer_.is_deferred(tensor);
-                   }),
+      std::none_of(
+          written.begin(), written.end(),
+          [&](const at::Tensor& tensor) { return tape_->is_deferred(tensor); }),
       "deferred construction: ", toString(call.op.operator_name()),
       " changes a tensor that the constructor has made together with one that "
       "it was given; use one operator for each");
@@ -259,7 +258,7 @@ bool ConstructionRecorder::writes_outside(const OperatorCall& call) const {
   const auto written = call.written_tensors();
   return std::any_of(
       written.begin(), written.end(), [&](const at::Tensor& tensor) {
-        return !writer_.is_deferred(tensor) && is_from_outside(tensor);
+        return !tape_->is_deferred(tensor) && is_from_outside(tensor);
       });
 }
 

@@ -35,6 +35,12 @@ bool has_values_of(const c10::Storage& a, const c10::Storage& b) {
 
 }  // namespace
 
+bool ConstructionTape::is_deferred(const at::Tensor& tensor) const {
+  if (!tensor.has_storage()) return false;
+  const auto id = find(tensor.storage());
+  return id && !storages_[*id].is_constant();
+}
+
 std::optional<StorageId> ConstructionTape::find(
     const c10::Storage& storage) const {
   return look_up(by_storage_, storage);

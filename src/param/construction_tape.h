@@ -72,6 +72,9 @@ class ConstructionTape {
   const std::vector<TapeStorage>& storages() const { return storages_; }
   RandomTimeline& timeline() { return timeline_; }
 
+  // Is the tensor's memory still to come from this tape?
+  bool is_deferred(const at::Tensor& tensor) const;
+
   // The storage that a tensor of the constructor is on, if it is on the tape.
   std::optional<StorageId> find(const c10::Storage& storage) const;
   std::optional<StorageId> find_twin(const c10::Storage& twin) const;

@@ -13,10 +13,8 @@ namespace nfold {
 torch::jit::Stack CurrentValues::substitute(const torch::jit::Stack& arguments,
                                             Use use) {
   const auto id_of = [&](const at::Tensor& tensor) -> std::optional<StorageId> {
-    if (!tensor.has_storage()) return std::nullopt;
-    const auto id = tape_.find(tensor.storage());
-    if (!id || tape_.storages()[*id].is_constant()) return std::nullopt;
-    return id;
+    if (!tape_.is_deferred(tensor)) return std::nullopt;
+    return tape_.find(tensor.storage());
   };
   std::set<StorageId> ids;
   for (const at::Tensor& tensor : tensors_of(arguments)) {

@@ -66,6 +66,20 @@ TEST(TapeReplayTest, TheSinkIsGivenEachParameterOnceInOrder) {
   expect_same(actual, expected);
 }
 
+TEST(TapeReplayTest, TheTapeKnowsWhichTensorsAreDeferred) {
+  const auto outside = torch::ones({80, 96});
+  const auto deferred = defer_construction([&] {
+    return std::vector{torch::randn({80, 96}), torch::ones({3}),
+                       outside + torch::randn({80, 96})};
+  });
+  const auto& tape = *deferred.tape;
+  EXPECT_TRUE(tape.is_deferred(deferred.result[0]));
+  EXPECT_TRUE(tape.is_deferred(deferred.result[0][3]));
+  EXPECT_FALSE(tape.is_deferred(deferred.result[1]));
+  EXPECT_TRUE(tape.is_deferred(deferred.result[2]));
+  EXPECT_FALSE(tape.is_deferred(outside));
+}
+
 TEST(TapeReplayTest, WhatTheSinkDoesNotTakeBecomesRealInPlace) {
   auto deferred = defer_construction(
       [] { return std::pair{torch::randn({80, 96}), torch::randn({8, 9})}; });

@@ -87,12 +87,6 @@ void TapeWriter::resize(const OperatorCall& call) {
   seal(call);
 }
 
-bool TapeWriter::is_deferred(const at::Tensor& tensor) const {
-  if (!tensor.has_storage()) return false;
-  const auto id = tape_.find(tensor.storage());
-  return id && !tape_.storages()[*id].is_constant();
-}
-
 void TapeWriter::defer(const at::Tensor& tensor, const OperatorCall& call) {
   const c10::Storage& storage = tensor.storage();
   c10::Storage memory =

@@ -43,7 +43,6 @@ class TapeWriter {
   // The call only changes sizes; does that, where memory may have to grow.
   void resize(const OperatorCall& call);
 
-  bool is_deferred(const at::Tensor& tensor) const;
   // Makes a real tensor deferred, with all that share its storage. The tape
   // keeps its values.
   void defer(const at::Tensor& tensor, const OperatorCall& call);

@@ -51,12 +51,11 @@ at::Tensor TwinCalls::twin_of(const at::Tensor& tensor,
                               const OperatorCall& call) {
   check_plain(tensor, call);
   at::Tensor source = tensor;
-  auto id = tape_.find(tensor.storage());
-  if (!id || tape_.storages()[*id].is_constant()) {
-    if (may_vanish(tensor)) source = unrecorded_clone(tensor);
-    id = tape_.constant_of(source.storage());
-  }
-  at::Tensor twin = tensor_on(tape_.storages()[*id].twin, source);
+  const bool is_deferred = tape_.is_deferred(tensor);
+  if (!is_deferred && may_vanish(tensor)) source = unrecorded_clone(tensor);
+  const StorageId id = is_deferred ? *tape_.find(tensor.storage())
+                                   : tape_.constant_of(source.storage());
+  at::Tensor twin = tensor_on(tape_.storages()[id].twin, source);
   // Written arguments are checked on their own, see check_in_place().
   if (at::GradMode::is_enabled() && tensor.requires_grad() &&
       call.traits.written.empty()) {
