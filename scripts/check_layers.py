@@ -30,10 +30,11 @@ PUBLIC = {
     "config.h": "config", "strict_json.h": "config",
     "collectives.h": "comm", "group.h": "comm", "mesh.h": "comm",
     "world.h": "comm",
-    "init.h": "param", "gather.h": "fetch",
+    "host_memory.h": "memory",
+    "gather.h": "fetch",
     "optim.h": "optim",
     "checkpoint.h": "checkpoint",
-    "engine.h": "engine",
+    "engine.h": "engine", "init.h": "engine",
     "params.h": "engine", "report.h": "engine", "nfold.h": "engine",
 }
 MAX_LINES = 600

@@ -312,6 +312,8 @@ struct Config {
   // caller calls step() only where an update is due.
   bool managed_gradient_accumulation = true;
   bool use_data_before_expert_parallelism = false;
+  // nfold's own, see nfold/host_memory.h.
+  bool cache_host_memory = true;
   bool disable_allgather = false;
   // Empty: never.
   std::optional<std::int64_t> steps_per_print;

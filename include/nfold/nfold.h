@@ -10,6 +10,7 @@
 #include "nfold/errors.h"
 #include "nfold/gather.h"
 #include "nfold/group.h"
+#include "nfold/host_memory.h"
 #include "nfold/mesh.h"
 #include "nfold/params.h"
 #include "nfold/report.h"

@@ -48,6 +48,10 @@ std::vector<ConfigKey> engine_keys() {
       {NFOLD_KEY(wall_clock_breakdown), kHonoured,
        "time forward, backward, communication and update, and write a Chrome "
        "trace per rank"},
+      {NFOLD_KEY(cache_host_memory), kHonoured,
+       "nfold's own: keep the memory of freed CPU tensors for the next ones, "
+       "in huge pages where permitted, up to what was in use at once; for the "
+       "whole process"},
       {NFOLD_KEY(memory_breakdown), kSubsumed,
        "every step report holds the bytes by kind"},
       {NFOLD_KEY(dump_state), kSubsumed,

@@ -14,6 +14,7 @@
 #include "engine/optimizer_setup.h"
 #include "fetch/dispatch_interceptor.h"
 #include "nfold/collectives.h"
+#include "nfold/host_memory.h"
 #include "optim/clip.h"
 #include "optim/grad_norm.h"
 
@@ -33,8 +34,10 @@ std::string text_of(const std::vector<std::int64_t>& sizes) {
   return fmt::format("[{}]", fmt::join(sizes, ", "));
 }
 
-Config validated(const Config& config) {
+// Checks the configuration and does what it asks of the process.
+Config prepared(const Config& config) {
   config.validate();
+  if (config.cache_host_memory) enable_host_cache();
   return config;
 }
 
@@ -109,9 +112,9 @@ Engine::Impl::Impl(std::shared_ptr<torch::nn::Module> module, Mesh& mesh,
                    const Config& config, EngineOptions options)
     : module_(std::move(module)),
       group_(mesh.data_parallel()),
-      config_(validated(config)),
+      config_(prepared(config)),
       policy_(stage_policy(config_)),
-      model_(*module_, group_, config_, policy_),
+      model_(*module_, group_, config_),
       fetcher_(group_, model_.all(), fetcher_options(config_),
                dispatch_interceptor()),
       reducer_(

@@ -6,101 +6,77 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "engine/sharding_plan.h"
 #include "param/model_agreement.h"
-#include "param/unit_policy.h"
 
 namespace nfold {
-namespace {
-
-bool is_low_precision(at::ScalarType dtype) {
-  return dtype == at::kBFloat16 || dtype == at::kHalf;
-}
-
-// fp16 and bf16 runs store every real parameter in that dtype; an fp32 run
-// leaves each as the user made it.
-at::ScalarType stored_dtype(const at::Tensor& param, const Config& config) {
-  return param.is_floating_point() && is_low_precision(config.param_dtype())
-             ? config.param_dtype()
-             : param.scalar_type();
-}
-
-at::ScalarType master_dtype(at::ScalarType stored, const Config& config) {
-  const bool keeps_fp16 = stored == at::kHalf && config.fp16.enabled &&
-                          config.fp16.fp16_master_weights_and_grads;
-  return is_low_precision(stored) && !keeps_fp16 ? at::kFloat : stored;
-}
-
-// What the configuration says; fp64 parameters keep their precision.
-at::ScalarType grad_dtype(at::ScalarType stored, const Config& config) {
-  return stored == at::kDouble ? at::kDouble : config.accumulation_dtype();
-}
 
 void convert_buffers(torch::nn::Module& module, const Config& config) {
   const auto dtype =
       config.data_types.buffer_dtype.value_or(config.param_dtype());
   const bool is_asked = config.data_types.buffer_dtype.has_value() ||
-                        is_low_precision(config.param_dtype());
+                        config.param_dtype() != at::kFloat;
   if (!is_asked) return;
   for (auto& buffer : module.buffers()) {
     if (buffer.is_floating_point()) buffer.set_data(buffer.to(dtype));
   }
 }
 
-void report_differing(const std::vector<std::string>& differing) {
-  if (differing.empty()) return;
+void warn_of_differing(const std::vector<std::string>& names) {
+  if (names.empty()) return;
   log_warning(
       "the ranks built the model with different values; all ranks now hold "
       "rank 0's. {} tensors differed, the first is {}. Seed every rank alike "
       "to avoid the copy.",
-      differing.size(), differing.front());
+      names.size(), names.front());
 }
 
-}  // namespace
-
 ShardedModel::ShardedModel(torch::nn::Module& module, Group& group,
-                           const Config& config, const StagePolicy& policy) {
-  auto params = collect_params(module);
-  report_differing(agree_on_model(group, module, params));
-  convert_buffers(module, config);
+                           const Config& config)
+    : ShardedModel(
+          [&] {
+            auto params = collect_params(module);
+            warn_of_differing(agree_on_model(group, module, params));
+            convert_buffers(module, config);
+            return params;
+          }(),
+          group, config, InitialValues::kFromParams) {}
 
-  std::vector<UnitCandidate> candidates;
-  for (const auto& param : params) {
-    candidates.push_back({param.name, param.tensor().numel(),
-                          stored_dtype(param.tensor(), config),
-                          param.tensor().requires_grad()});
-    numel_ += param.tensor().numel();
-  }
-  std::int64_t persistent_numel = 0;
-  for (auto& plan : plan_units(candidates, unit_policy_options(numel_))) {
-    const auto& first = candidates[plan.params.front()];
-    ShardedUnitOptions options;
-    options.name = plan.name;
-    options.dtype = first.dtype;
-    options.master_dtype = master_dtype(first.dtype, config);
-    options.grad_dtype = grad_dtype(first.dtype, config);
-    options.rank = group.rank();
-    options.num_shards = group.size();
-    options.owns_whole_range = !policy.shards_optimizer;
-    options.is_trained = first.requires_grad;
+ShardedModel::ShardedModel(std::vector<ParamState> params, const Group& group,
+                           const Config& config, InitialValues initial) {
+  const auto plan = plan_sharding(params, config, stage_policy(config),
+                                  group.rank(), group.size());
+  for (const auto& planned : plan) {
     std::vector<ParamState> members;
-    std::int64_t unit_numel = 0;
-    for (const auto index : plan.params) {
-      unit_numel += candidates[index].numel;
-      if (first.requires_grad) trained_numel_ += candidates[index].numel;
+    for (const auto index : planned.params) {
+      const auto numel = params[index].tensor().numel();
+      numel_ += numel;
+      if (planned.options.is_trained) trained_numel_ += numel;
       members.push_back(std::move(params[index]));
     }
-    const auto& zero = config.zero_optimization;
-    const bool is_persistent =
-        unit_numel <= zero.stage3_param_persistence_threshold &&
-        persistent_numel + unit_numel <=
-            zero.stage3_model_persistence_threshold;
-    options.is_resident =
-        !policy.shards_params || group.size() == 1 || is_persistent;
-    if (is_persistent) persistent_numel += unit_numel;
-    units_.push_back(
-        std::make_unique<ShardedUnit>(std::move(members), options));
-    if (first.requires_grad) trained_.push_back(units_.back().get());
+    units_.push_back(std::make_unique<ShardedUnit>(std::move(members),
+                                                   planned.options, initial));
+    if (planned.options.is_trained) trained_.push_back(units_.back().get());
   }
+}
+
+void ShardedModel::check_made_for(const torch::nn::Module& module,
+                                  const Group& group,
+                                  const Config& config) const {
+  const auto params = collect_params(module);
+  const auto plan = plan_sharding(params, config, stage_policy(config),
+                                  group.rank(), group.size());
+  bool is_same = plan.size() == units_.size();
+  for (std::size_t i = 0; is_same && i < plan.size(); ++i) {
+    is_same = plan[i].options == units_[i]->options() &&
+              plan[i].params.size() == units_[i]->params().size();
+  }
+  TORCH_CHECK_VALUE(
+      is_same, "[rank ", group.rank(),
+      "] nfold::init sharded the module for another configuration, or it was "
+      "changed since (requires_grad, a parameter added or taken away). Give "
+      "nfold::init and Engine the same configuration, and freeze parameters "
+      "in the function that nfold::init calls.");
 }
 
 std::vector<ShardedUnit*> ShardedModel::all() const {

@@ -10,7 +10,6 @@
 #include <string>
 #include <vector>
 
-#include "engine/stage_policy.h"
 #include "nfold/config.h"
 #include "nfold/group.h"
 #include "param/sharded_unit.h"
@@ -23,12 +22,24 @@ struct ParamAddress {
   std::size_t param = 0;  // index in the unit
 };
 
+// Converts the module's buffers as the configuration says.
+void convert_buffers(torch::nn::Module& module, const Config& config);
+// Says that the ranks built different values and rank 0's are taken.
+void warn_of_differing(const std::vector<std::string>& names);
+
 class ShardedModel {
  public:
   // Makes all ranks agree on the model (see model_agreement.h), then moves
   // its parameters into units. Collective.
-  ShardedModel(torch::nn::Module& module, Group& group, const Config& config,
-               const StagePolicy& policy);
+  ShardedModel(torch::nn::Module& module, Group& group, const Config& config);
+  // Of parameters whose values come later, see InitialValues::kZero.
+  ShardedModel(std::vector<ParamState> params, const Group& group,
+               const Config& config, InitialValues initial);
+
+  // Raises c10::ValueError if this is not what the configuration would make of
+  // the module on these ranks.
+  void check_made_for(const torch::nn::Module& module, const Group& group,
+                      const Config& config) const;
 
   const std::vector<std::unique_ptr<ShardedUnit>>& units() const {
     return units_;

@@ -1,6 +1,7 @@
 // File: released_storage.h
 //
-// Flat tensors whose memory comes and goes while views of them stay valid.
+// Flat tensors whose memory comes and goes while views of them stay valid:
+// deferred_storage.h for what is released again and again.
 //
 //   auto flat = make_released(numel, at::kFloat, "layer.weight is sharded");
 //   auto view = flat.narrow(0, 0, 12);   // sizes, no memory

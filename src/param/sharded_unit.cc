@@ -22,15 +22,14 @@ std::vector<std::int64_t> numels_of(const std::vector<ParamState>& params) {
   return numels;
 }
 
-// Copies every parameter to its place; dtype conversion rounds.
-void copy_in(const std::vector<ParamState>& params, const UnitLayout& layout,
-             const FlatRange& range, const at::Tensor& destination) {
-  destination.zero_();
-  for (const auto& fragment : fragments_in(layout, range)) {
-    const auto source = params[fragment.param].tensor().detach().reshape({-1});
-    destination.narrow(0, fragment.range_begin, fragment.numel)
-        .copy_(source.narrow(0, fragment.param_begin, fragment.numel));
-  }
+// Copies `values`, which belong at `range` of a unit, into `flat`, which holds
+// its range `held`, as far as they meet.
+void copy_common(const at::Tensor& flat, const FlatRange& held,
+                 const at::Tensor& values, const FlatRange& range) {
+  const auto common = intersection(range, held);
+  if (common.numel == 0) return;
+  flat.narrow(0, common.begin - held.begin, common.numel)
+      .copy_(values.narrow(0, common.begin - range.begin, common.numel));
 }
 
 void zero_outside(const at::Tensor& flat, const FlatRange& range) {
@@ -54,7 +53,7 @@ const char* name_of(UnitState state) {
 }
 
 ShardedUnit::ShardedUnit(std::vector<ParamState> params,
-                         ShardedUnitOptions options)
+                         ShardedUnitOptions options, InitialValues initial)
     : options_(std::move(options)),
       params_(std::move(params)),
       layout_(make_unit_layout(numels_of(params_),
@@ -62,33 +61,44 @@ ShardedUnit::ShardedUnit(std::vector<ParamState> params,
                                options_.num_shards)) {
   TORCH_INTERNAL_ASSERT(options_.is_resident || !options_.owns_whole_range);
   at::NoGradGuard no_grad;
-  fill_from_params();
+  allocate_values();
   for (std::size_t i = 0; i < params_.size(); ++i) {
-    const auto view =
-        part(full_, layout_.param_range(i)).view(params_[i].tensor().sizes());
+    const auto& param = params_[i].tensor();
+    if (initial == InitialValues::kFromParams) {
+      write_param(i, 0, param.detach().reshape({-1}));
+    }
+    const auto view = part(full_, layout_.param_range(i)).view(param.sizes());
     for (auto& tensor : params_[i].tensors) tensor.set_data(view);
   }
 }
 
-void ShardedUnit::fill_from_params() {
+void ShardedUnit::allocate_values() {
   const at::TensorOptions stored(options_.dtype);
   if (options_.is_resident) {
-    full_ = at::empty({layout_.numel()}, stored);
-    copy_in(params_, layout_, {0, layout_.numel()}, full_);
+    full_ = at::zeros({layout_.numel()}, stored);
   } else {
     full_ = make_released(layout_.numel(), options_.dtype, access_error());
-    shard_ = at::empty({shard_range_of_rank().numel}, stored);
-    copy_in(params_, layout_, shard_range_of_rank(), shard_);
+    shard_ = at::zeros({held_range().numel}, stored);
     state_ = UnitState::kSharded;
   }
   if (!options_.is_trained) return;
-  if (options_.master_dtype == options_.dtype) {
-    master_ = owned();
-  } else {
-    master_ = at::empty({owned_range().numel},
-                        at::TensorOptions(options_.master_dtype));
-    copy_in(params_, layout_, owned_range(), master_);
-  }
+  master_ = options_.master_dtype == options_.dtype
+                ? owned()
+                : at::zeros({owned_range().numel},
+                            at::TensorOptions(options_.master_dtype));
+}
+
+void ShardedUnit::write_param(std::size_t param, std::int64_t begin,
+                              const at::Tensor& values) {
+  at::NoGradGuard no_grad;
+  const FlatRange range{layout_.param_offsets[param] + begin, values.numel()};
+  copy_common(shard_.defined() ? shard_ : full_, held_range(), values, range);
+  if (master_bytes() > 0) copy_common(master_, owned_range(), values, range);
+}
+
+FlatRange ShardedUnit::held_range() const {
+  return options_.is_resident ? FlatRange{0, layout_.numel()}
+                              : shard_range_of_rank();
 }
 
 at::Tensor ShardedUnit::owned() const {
@@ -220,16 +230,11 @@ void ShardedUnit::release() {
 void ShardedUnit::publish_full(const std::vector<std::size_t>& params) {
   check_state(state_ == UnitState::kUnsharded, "publish_full");
   at::NoGradGuard no_grad;
-  const auto range = owned_range();
-  for (const auto& fragment : fragments_in(layout_, range)) {
-    if (!std::count(params.begin(), params.end(), fragment.param)) continue;
-    const auto from =
-        full_.narrow(0, range.begin + fragment.range_begin, fragment.numel);
-    const auto to = [&](const at::Tensor& owned) {
-      return owned.narrow(0, fragment.range_begin, fragment.numel);
-    };
-    if (shard_.defined()) to(shard_).copy_(from);
-    if (master_bytes() > 0) to(master_).copy_(from);
+  for (const auto param : params) {
+    const auto range = layout_.param_range(param);
+    const auto values = part(full_, range);
+    if (shard_.defined()) copy_common(shard_, held_range(), values, range);
+    if (master_bytes() > 0) copy_common(master_, owned_range(), values, range);
   }
   bump_versions();
 }

@@ -83,13 +83,20 @@ struct ShardedUnitOptions {
   // be false too.
   bool is_resident = true;
   bool is_trained = true;  // false: no master, no grad
+
+  bool operator==(const ShardedUnitOptions&) const = default;
 };
+
+// What a new unit holds: the parameters' values, or zeros until they come
+// through write_param.
+enum class InitialValues { kFromParams, kZero };
 
 class ShardedUnit {
  public:
-  // Moves the parameters' values into a new flat storage and makes every
-  // tensor of every parameter a view of it.
-  ShardedUnit(std::vector<ParamState> params, ShardedUnitOptions options);
+  // Makes every tensor of every parameter a view of a new flat storage. With
+  // kZero the parameters need no memory.
+  ShardedUnit(std::vector<ParamState> params, ShardedUnitOptions options,
+              InitialValues initial = InitialValues::kFromParams);
   ShardedUnit(const ShardedUnit&) = delete;
   ShardedUnit& operator=(const ShardedUnit&) = delete;
 
@@ -98,6 +105,8 @@ class ShardedUnit {
   const UnitLayout& layout() const { return layout_; }
   const std::vector<ParamState>& params() const { return params_; }
   FlatRange owned_range() const;
+  // What of the unit has memory at rest: all of it, or the shard.
+  FlatRange held_range() const;
 
   UnitState state() const { return state_; }
   // Counts publish_shard; readers on other ranks will wait for it.
@@ -135,6 +144,11 @@ class ShardedUnit {
   // parameters, the same on all ranks: shard and master follow. The unit stays
   // unsharded. Bumps version counters as publish_shard does.
   void publish_full(const std::vector<std::size_t>& params);
+  // Sets elements [begin, begin + numel) of a parameter, wherever they are held
+  // here, before the unit is used. values: [numel], any dtype; rounded for the
+  // unit's dtype, not for the master.
+  void write_param(std::size_t param, std::int64_t begin,
+                   const at::Tensor& values);
   // Bytes at rest: full storage or shard, master copy, gradient.
   std::int64_t params_bytes() const;
   // Bytes that being unsharded takes beyond those: 0 for a resident unit.
@@ -148,7 +162,7 @@ class ShardedUnit {
     return shard_range(layout_, options_.rank);
   }
   std::string access_error() const;
-  void fill_from_params();
+  void allocate_values();
   void allocate_grad();
   void allocate_full();
   void bump_versions();
