@@ -15,11 +15,11 @@ ARGS ?=
 JOBS ?= $(shell scripts/jobs.sh)
 TEST_JOBS ?= $(shell nproc)
 
-.PHONY: help setup configure build train test bench format lint asan tsan \
-        clean
+.PHONY: help setup configure build train test bench bench-interception \
+        format lint asan tsan clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' \
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' \
 	  $(MAKEFILE_LIST)
 
 setup: ## system packages, .venv with torch
@@ -42,6 +42,10 @@ test: build ## every test
 bench: $(BUILD)/build.ninja ## nfold and its peers, turn by turn
 	@cmake --build $(BUILD) -j $(JOBS) --target nfold
 	@bench/peers/run.sh $(ARGS)
+
+bench-interception: $(BUILD)/build.ninja ## cost of noticing every use of a parameter
+	@cmake --build $(BUILD) -j $(JOBS) --target nfold_interception_bench
+	@$(BUILD)/bench/interception/nfold_interception_bench
 
 format: ## clang-format every source
 	@scripts/setup.sh lint

@@ -20,6 +20,9 @@
 // scopes in the same order, the same forward passes in between. A scope is
 // closed by its end, also when an exception passes through.
 //
+// It works between nfold::init and the engine too, and inside of the function
+// that init calls: there it gives the parameters memory until init returns.
+//
 // Without modifier_rank parameters may not be changed: a change by operators
 // on any rank is undone and is a c10::ValueError on all of them that names
 // parameter and rank. (Where every rank changed a parameter that is always

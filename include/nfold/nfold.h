@@ -11,6 +11,7 @@
 #include "nfold/gather.h"
 #include "nfold/group.h"
 #include "nfold/host_memory.h"
+#include "nfold/init.h"
 #include "nfold/mesh.h"
 #include "nfold/params.h"
 #include "nfold/report.h"

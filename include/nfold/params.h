@@ -25,6 +25,7 @@
 #include <ATen/core/TensorBody.h>
 
 #include <string>
+#include <vector>
 
 #include "nfold/engine.h"
 
@@ -56,5 +57,21 @@ at::Tensor safe_get_local_optimizer_state(Engine& engine,
 void safe_set_local_optimizer_state(Engine& engine, const at::Tensor& param,
                                     const at::Tensor& value,
                                     const std::string& state);
+
+// For gradients that did not come through Engine::backward: sums the `grad` of
+// each parameter over the ranks and gives every rank the local elements of the
+// sum. Takes the gradients away (`grad` is undefined afterwards).
+//
+// buffers[i] is for params[i]: 1-D, of any floating-point dtype, with at least
+// as many elements as are local; only these change. An undefined buffer is
+// allocated, in fp32. With `accumulate` the sum is added to what is there.
+// The gradients of several parameters travel in one collective per dtype.
+//
+// Raises c10::ValueError, before anything was changed, where a parameter has
+// no gradient, stands twice, or its buffer is too small, of a wrong kind, or
+// missing where it is to be accumulated to.
+void partition_gradients(Engine& engine, const std::vector<at::Tensor>& params,
+                         std::vector<at::Tensor>& buffers,
+                         bool accumulate = false);
 
 }  // namespace nfold

@@ -5,17 +5,12 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "checkpoint/match_weights.h"
 #include "nfold/checkpoint.h"
 #include "nfold/errors.h"
 
 namespace nfold {
 namespace {
-
-// A tensor of a module with all of its names, in the module's order.
-struct ModuleTensor {
-  at::Tensor tensor;
-  std::vector<std::string> names;
-};
 
 bool is_tied(const at::Tensor& a, const at::Tensor& b) {
   if (a.is_same(b)) return true;
@@ -24,8 +19,8 @@ bool is_tied(const at::Tensor& a, const at::Tensor& b) {
          a.strides() == b.strides() && a.const_data_ptr() == b.const_data_ptr();
 }
 
-std::vector<ModuleTensor> tensors_of(const torch::nn::Module& module) {
-  std::vector<ModuleTensor> result;
+std::vector<WeightTarget> tensors_of(const torch::nn::Module& module) {
+  std::vector<WeightTarget> result;
   std::multimap<const void*, std::size_t> by_data;
   auto add = [&](const std::string& name, const at::Tensor& tensor) {
     if (!tensor.defined()) return;
@@ -38,7 +33,7 @@ std::vector<ModuleTensor> tensors_of(const torch::nn::Module& module) {
       }
     }
     by_data.emplace(data, result.size());
-    result.push_back({tensor, {name}});
+    result.push_back({{name}, tensor});
   };
   for (const auto& item : module.named_parameters()) {
     add(item.key(), item.value());
@@ -87,7 +82,7 @@ void save_weights(const torch::nn::Module& module, const std::string& path,
                   std::map<std::string, std::string> metadata) {
   NamedTensors tensors;
   nlohmann::json aliases = nlohmann::json::object();
-  for (const ModuleTensor& item : tensors_of(module)) {
+  for (const WeightTarget& item : tensors_of(module)) {
     tensors.emplace_back(item.names[0], item.tensor);
     for (std::size_t i = 1; i < item.names.size(); ++i) {
       aliases[item.names[i]] = item.names[0];
@@ -99,7 +94,8 @@ void save_weights(const torch::nn::Module& module, const std::string& path,
   save_safetensors(path, tensors, metadata);
 }
 
-void load_weights(torch::nn::Module& module, const std::string& path) {
+std::vector<at::Tensor> match_weights(const std::vector<WeightTarget>& targets,
+                                      const std::string& path) {
   const SafetensorsContent file = load_safetensors(path);
   std::map<std::string, at::Tensor> in_file(file.tensors.begin(),
                                             file.tensors.end());
@@ -112,9 +108,9 @@ void load_weights(torch::nn::Module& module, const std::string& path) {
   }
 
   std::ostringstream problems;
-  std::vector<std::pair<at::Tensor, at::Tensor>> copies;
+  std::vector<at::Tensor> sources;
   std::map<std::string, at::Tensor> unused = in_file;
-  for (const ModuleTensor& item : tensors_of(module)) {
+  for (const WeightTarget& item : targets) {
     at::Tensor source;
     for (const std::string& name : item.names) {
       unused.erase(name);
@@ -136,7 +132,7 @@ void load_weights(torch::nn::Module& module, const std::string& path) {
       problems << "\n  missing: " << item.names[0] << ", "
                << text_of(item.tensor);
     }
-    copies.emplace_back(item.tensor, source);
+    sources.push_back(std::move(source));
   }
   for (const auto& [name, tensor] : unused) {
     problems << "\n  unexpected: " << name << ", " << text_of(tensor);
@@ -145,8 +141,16 @@ void load_weights(torch::nn::Module& module, const std::string& path) {
                     ": the weights do not fit the model; nothing was changed. "
                     "Was the file saved with another configuration?",
                     problems.str());
+  return sources;
+}
+
+void load_weights(torch::nn::Module& module, const std::string& path) {
+  const auto targets = tensors_of(module);
+  const auto sources = match_weights(targets, path);
   at::NoGradGuard no_grad;
-  for (auto& [to, from] : copies) to.copy_(from);
+  for (std::size_t i = 0; i < targets.size(); ++i) {
+    targets[i].tensor.copy_(sources[i]);
+  }
 }
 
 }  // namespace nfold

@@ -11,6 +11,7 @@
 #include "base/profile.h"
 #include "comm/group_impl.h"
 #include "engine/engine_impl.h"
+#include "engine/initialized_modules.h"
 #include "engine/optimizer_setup.h"
 #include "fetch/dispatch_interceptor.h"
 #include "nfold/collectives.h"
@@ -39,6 +40,14 @@ Config prepared(const Config& config) {
   config.validate();
   if (config.cache_host_memory) enable_host_cache();
   return config;
+}
+
+// What nfold::init left of the module, or the module sharded now.
+ShardedModel sharded(const std::shared_ptr<torch::nn::Module>& module,
+                     Group& group, const Config& config) {
+  auto initialized = take_initialized(module, group, config);
+  return initialized ? std::move(*initialized)
+                     : ShardedModel(*module, group, config);
 }
 
 // A bucket need not be larger than the largest unit: memory would grow, and
@@ -114,7 +123,7 @@ Engine::Impl::Impl(std::shared_ptr<torch::nn::Module> module, Mesh& mesh,
       group_(mesh.data_parallel()),
       config_(prepared(config)),
       policy_(stage_policy(config_)),
-      model_(*module_, group_, config_),
+      model_(sharded(module_, group_, config_)),
       fetcher_(group_, model_.all(), fetcher_options(config_),
                dispatch_interceptor()),
       reducer_(

@@ -6,7 +6,7 @@
 #include <functional>
 
 #include "engine/engine_impl.h"
-#include "nfold/collectives.h"
+#include "engine/param_pieces.h"
 
 namespace nfold {
 namespace {
@@ -25,14 +25,7 @@ class Access {
     return engine_.model().trained_index(address_.unit);
   }
 
-  // The parameter's elements within `range` of the unit, if any.
-  Fragment fragment(const FlatRange& range) {
-    for (const auto& each : fragments_in(unit().layout(), range)) {
-      if (each.param == address_.param) return each;
-    }
-    return {address_.param, 0, 0, 0};
-  }
-  Fragment owned() { return fragment(unit().owned_range()); }
+  Fragment owned() { return owned_piece(unit(), address_.param); }
 
   // From a tensor over the owned range to the parameter's part of it.
   at::Tensor owned_part(const at::Tensor& owned_range) {
@@ -40,22 +33,10 @@ class Access {
     return owned_range.narrow(0, part.range_begin, part.numel);
   }
 
-  // The full parameter-shaped tensor whose owned pieces the ranks hold. Each
-  // piece comes from its owner bit for bit.
+  // The full parameter-shaped tensor whose owned pieces the ranks hold.
   at::Tensor gather(const at::Tensor& own_piece) {
-    auto full = at::empty({param().tensor().numel()}, own_piece.options());
-    const auto mine = owned();
-    full.narrow(0, mine.param_begin, mine.numel).copy_(own_piece);
-    if (!unit().options().owns_whole_range) {
-      for (int rank = 0; rank < unit().options().num_shards; ++rank) {
-        const auto theirs = fragment(shard_range(unit().layout(), rank));
-        if (theirs.numel == 0) continue;
-        broadcast(engine_.group(),
-                  full.narrow(0, theirs.param_begin, theirs.numel), rank)
-            .wait();
-      }
-    }
-    return full.view(param().tensor().sizes());
+    return gather_pieces(engine_.group(), unit(), address_.param, own_piece)
+        .view(param().tensor().sizes());
   }
 
   at::Tensor own_piece_of(const at::Tensor& full_value) {

@@ -8,12 +8,18 @@
 // trigger (module hooks, a compiler pass) can take its place.
 #pragma once
 
+#include <c10/util/ArrayRef.h>
+#include <c10/util/SmallVector.h>
+
 #include <string>
-#include <vector>
 
 #include "param/sharded_unit.h"
 
 namespace nfold {
+
+// What one operator uses: seldom more than one, and found for every operator.
+using UnitRefs = c10::ArrayRef<ShardedUnit*>;
+using UnitList = c10::SmallVector<ShardedUnit*, 4>;
 
 class AccessHandler {
  public:
@@ -22,12 +28,12 @@ class AccessHandler {
   // The units are about to be used together, each of them once: makes them
   // whole and keeps them so until end_access. Nests. Any thread. Raises what
   // the communication raises; then nothing is kept.
-  virtual void begin_access(const std::vector<ShardedUnit*>& units) = 0;
-  virtual void end_access(const std::vector<ShardedUnit*>& units) noexcept = 0;
+  virtual void begin_access(UnitRefs units) = 0;
+  virtual void end_access(UnitRefs units) noexcept = 0;
 
   // Shards the units again, unless something else keeps them whole, and drops
   // what was written to them while they were whole.
-  virtual void discard(const std::vector<ShardedUnit*>& units) = 0;
+  virtual void discard(UnitRefs units) = 0;
 
   // "[rank 1] step 12": for errors.
   virtual std::string where() const = 0;
@@ -38,8 +44,8 @@ class AccessHandler {
 // Keeps units whole for the time of a scope.
 class AccessPin {
  public:
-  AccessPin(AccessHandler& handler, std::vector<ShardedUnit*> units)
-      : handler_(handler), units_(std::move(units)) {
+  AccessPin(AccessHandler& handler, UnitRefs units)
+      : handler_(handler), units_(units) {
     handler_.begin_access(units_);
   }
   ~AccessPin() { handler_.end_access(units_); }
@@ -48,7 +54,7 @@ class AccessPin {
 
  private:
   AccessHandler& handler_;
-  std::vector<ShardedUnit*> units_;
+  UnitList units_;
 };
 
 class AccessSource {

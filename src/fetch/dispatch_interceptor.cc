@@ -6,6 +6,7 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/util/Exception.h>
 
+#include <atomic>
 #include <mutex>
 #include <shared_mutex>
 #include <unordered_map>
@@ -50,15 +51,40 @@ const c10::StorageImpl* storage_of(const at::Tensor& tensor) {
                               : nullptr;
 }
 
-struct Table {
-  mutable std::shared_mutex mutex;
-  std::unordered_map<const c10::StorageImpl*, Watched> watched;
-
+// Read by every operator that has a marked argument, changed seldom: each
+// thread remembers what it found last, until the table changes.
+class Table {
+ public:
   Watched find(const at::Tensor& tensor) const {
-    const std::shared_lock lock(mutex);
-    const auto found = watched.find(storage_of(tensor));
-    return found == watched.end() ? Watched{} : found->second;
+    struct Recent {
+      const c10::StorageImpl* storage = nullptr;
+      std::uint64_t epoch = 0;
+      Watched watched{};
+    };
+    thread_local Recent recent;
+    const auto* storage = storage_of(tensor);
+    const auto epoch = epoch_.load(std::memory_order_acquire);
+    if (recent.storage == storage && recent.epoch == epoch) {
+      return recent.watched;
+    }
+    const std::shared_lock lock(mutex_);
+    const auto found = watched_.find(storage);
+    recent = {storage, epoch_.load(std::memory_order_relaxed),
+              found == watched_.end() ? Watched{} : found->second};
+    return recent.watched;
   }
+
+  template <typename Change>
+  void change(const Change& apply) {
+    const std::unique_lock lock(mutex_);
+    apply(watched_);
+    epoch_.fetch_add(1, std::memory_order_release);
+  }
+
+ private:
+  mutable std::shared_mutex mutex_;
+  std::unordered_map<const c10::StorageImpl*, Watched> watched_;
+  std::atomic<std::uint64_t> epoch_{1};
 };
 
 Table& table() {
@@ -95,7 +121,7 @@ class Arguments {
 
   bool is_empty() const { return units_.empty(); }
   AccessHandler& handler() const { return *handler_; }
-  const std::vector<ShardedUnit*>& units() const { return units_; }
+  UnitRefs units() const { return units_; }
 
  private:
   void visit(const c10::IValue& value) {
@@ -140,13 +166,13 @@ class Arguments {
   const c10::OperatorHandle& op_;
   bool is_written_ = false;  // of the argument being visited
   AccessHandler* handler_ = nullptr;
-  std::vector<ShardedUnit*> units_;
+  UnitList units_;
 };
 
 // A result that is an alias the schema does not tell of, such as an argument
 // returned as it came, must be noticed when it is used.
 void mark_aliases(const c10::OperatorHandle& op, torch::jit::Stack& stack,
-                  const std::vector<ShardedUnit*>& units) {
+                  UnitRefs units) {
   const auto num_returns = op.schema().returns().size();
   const auto mark = [&](const at::Tensor& tensor) {
     if (!tensor.defined() || has_key(tensor)) return;
@@ -215,10 +241,9 @@ bool on_operator(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
 
 void DispatchInterceptor::watch(ShardedUnit& unit, AccessHandler& handler) {
   set_access_handler(&on_operator);
-  {
-    const std::unique_lock lock(table().mutex);
-    table().watched[storage_of(unit.full())] = {&unit, &handler, false};
-  }
+  table().change([&](auto& watched) {
+    watched[storage_of(unit.full())] = {&unit, &handler, false};
+  });
   if (unit.options().is_resident) return;
   for (const auto& param : unit.params()) {
     for (const auto& tensor : param.tensors) add_key(tensor);
@@ -229,8 +254,8 @@ void DispatchInterceptor::unwatch(ShardedUnit& unit) noexcept {
   for (const auto& param : unit.params()) {
     for (const auto& tensor : param.tensors) remove_key(tensor);
   }
-  const std::unique_lock lock(table().mutex);
-  table().watched.erase(storage_of(unit.full()));
+  table().change(
+      [&](auto& watched) { watched.erase(storage_of(unit.full())); });
 }
 
 void DispatchInterceptor::verify(const ShardedUnit& unit) const {
@@ -261,8 +286,9 @@ void DispatchInterceptor::verify(const ShardedUnit& unit) const {
 
 void DispatchInterceptor::set_writable(const ShardedUnit& unit,
                                        bool is_writable) {
-  const std::unique_lock lock(table().mutex);
-  table().watched.at(storage_of(unit.full())).is_writable = is_writable;
+  table().change([&](auto& watched) {
+    watched.at(storage_of(unit.full())).is_writable = is_writable;
+  });
 }
 
 Watched DispatchInterceptor::find(const at::Tensor& tensor) const {

@@ -29,7 +29,7 @@ class RecordingHandler : public AccessHandler {
  public:
   explicit RecordingHandler(Group& group) : group_(group) {}
 
-  void begin_access(const std::vector<ShardedUnit*>& units) override {
+  void begin_access(UnitRefs units) override {
     const std::lock_guard lock(mutex_);
     TORCH_CHECK(failure_.empty(), failure_);
     std::string names;
@@ -38,12 +38,12 @@ class RecordingHandler : public AccessHandler {
       ++pins_[unit];
     }
     calls_.push_back(names);
-    ShardedUnit::begin_gather(group_, units);
+    ShardedUnit::begin_gather(group_, units.vec());
     for (auto* unit : units) unit->finish_gather();
     peak_pinned_ = std::max(peak_pinned_, pins_.size());
   }
 
-  void end_access(const std::vector<ShardedUnit*>& units) noexcept override {
+  void end_access(UnitRefs units) noexcept override {
     const std::lock_guard lock(mutex_);
     for (auto* unit : units) {
       if (--pins_.at(unit) > 0) continue;
@@ -52,7 +52,7 @@ class RecordingHandler : public AccessHandler {
     }
   }
 
-  void discard(const std::vector<ShardedUnit*>&) override {}
+  void discard(UnitRefs) override {}
   std::string where() const override { return "[rank 0] step 12"; }
   Group& group() const override { return group_; }
 

@@ -64,7 +64,7 @@ void Fetcher::stop_watching() noexcept {
   units_.clear();
 }
 
-void Fetcher::begin_access(const std::vector<ShardedUnit*>& units) {
+void Fetcher::begin_access(UnitRefs units) {
   const std::lock_guard lock(mutex_);
   const auto indices = indices_of(units);
   // All are pinned before any is fetched: making room for one must not
@@ -80,7 +80,7 @@ void Fetcher::begin_access(const std::vector<ShardedUnit*>& units) {
   }
 }
 
-void Fetcher::end_access(const std::vector<ShardedUnit*>& units) noexcept {
+void Fetcher::end_access(UnitRefs units) noexcept {
   const std::lock_guard lock(mutex_);
   const auto indices = indices_of(units);
   for (const auto index : indices) {
@@ -90,14 +90,13 @@ void Fetcher::end_access(const std::vector<ShardedUnit*>& units) noexcept {
   if (indices.size() < units.size()) count_resident(units, -1);
 }
 
-void Fetcher::count_resident(const std::vector<ShardedUnit*>& units,
-                             int change) {
+void Fetcher::count_resident(UnitRefs units, int change) {
   for (const auto* unit : units) {
     if (unit->options().is_resident) resident_pins_[unit] += change;
   }
 }
 
-void Fetcher::discard(const std::vector<ShardedUnit*>& units) {
+void Fetcher::discard(UnitRefs units) {
   const std::lock_guard lock(mutex_);
   for (const auto index : indices_of(units)) release(index);
   last_ = TraceCursor::kLost;
@@ -182,10 +181,8 @@ void Fetcher::reset_peak() {
   counts_.peak_bytes = live_bytes_;
 }
 
-std::vector<std::size_t> Fetcher::indices_of(
-    const std::vector<ShardedUnit*>& units) const {
-  std::vector<std::size_t> indices;
-  indices.reserve(units.size());
+c10::SmallVector<std::size_t, 4> Fetcher::indices_of(UnitRefs units) const {
+  c10::SmallVector<std::size_t, 4> indices;
   for (const auto* unit : units) {
     const auto found = index_.find(unit);
     if (found != index_.end()) indices.push_back(found->second);

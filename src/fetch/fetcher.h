@@ -68,9 +68,9 @@ class Fetcher : public AccessHandler {
           AccessSource& source);
   ~Fetcher() override;
 
-  void begin_access(const std::vector<ShardedUnit*>& units) override;
-  void end_access(const std::vector<ShardedUnit*>& units) noexcept override;
-  void discard(const std::vector<ShardedUnit*>& units) override;
+  void begin_access(UnitRefs units) override;
+  void end_access(UnitRefs units) noexcept override;
+  void discard(UnitRefs units) override;
   std::string where() const override;
   Group& group() const override { return group_; }
 
@@ -121,9 +121,8 @@ class Fetcher : public AccessHandler {
 
   void mark_backward(bool is_in_backward);
   // Those of `units` that come and go.
-  std::vector<std::size_t> indices_of(
-      const std::vector<ShardedUnit*>& units) const;
-  void count_resident(const std::vector<ShardedUnit*>& units, int change);
+  c10::SmallVector<std::size_t, 4> indices_of(UnitRefs units) const;
+  void count_resident(UnitRefs units, int change);
   void access(std::size_t unit);
   void follow_plan(std::size_t entry, std::size_t unit);
   void make_room(std::int64_t numel);

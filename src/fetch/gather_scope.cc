@@ -9,10 +9,19 @@
 #include "nfold/collectives.h"
 #include "nfold/errors.h"
 #include "nfold/gather.h"
+#include "param/deferred_construction.h"
 
 namespace nfold {
+namespace {
 
-class GatheredParameters::Impl {
+class Scope {
+ public:
+  virtual ~Scope() = default;
+  virtual void close() = 0;
+};
+
+// Of parameters of an engine.
+class ShardedScope : public Scope {
  public:
   // A unit of the scope.
   struct Held {
@@ -21,7 +30,8 @@ class GatheredParameters::Impl {
     std::vector<std::uint32_t> versions;  // of all parameters, on entry
   };
 
-  Impl(AccessHandler& handler, std::vector<Held> held, GatherOptions options)
+  ShardedScope(AccessHandler& handler, std::vector<Held> held,
+               GatherOptions options)
       : handler_(handler), held_(std::move(held)), options_(options) {
     for (auto& held : held_) units_.push_back(held.unit);
     handler_.begin_access(units_);
@@ -33,7 +43,7 @@ class GatheredParameters::Impl {
     }
   }
 
-  void close() {
+  void close() override {
     std::string problem;
     std::exception_ptr failure;
     try {
@@ -131,7 +141,53 @@ class GatheredParameters::Impl {
   int unchanged_rank_ = -1;
 };
 
-namespace {
+// Of parameters that nfold::init is building: whole, in memory, until it ends.
+class ConstructionGather : public Scope {
+ public:
+  ConstructionGather(std::vector<at::Tensor> params, GatherOptions options)
+      : params_(std::move(params)),
+        options_(options),
+        group_(construction_group()) {
+    make_real(params_);
+    const ConstructionPause pause;
+    for (const auto& param : params_) {
+      versions_.push_back(param._version());
+      // Nobody else has the values as they were.
+      if (!options_.modifier_rank) before_.push_back(param.detach().clone());
+    }
+  }
+
+  void close() override {
+    const ConstructionPause pause;
+    at::NoGradGuard no_grad;
+    if (options_.modifier_rank) {
+      if (group_ == nullptr || group_->size() == 1) return;
+      for (const auto& param : params_) {
+        auto values = param.detach().contiguous();
+        broadcast(*group_, values, *options_.modifier_rank).wait();
+        param.detach().copy_(values);
+      }
+      return;
+    }
+    bool is_changed = false;
+    for (std::size_t i = 0; i < params_.size(); ++i) {
+      is_changed = is_changed || params_[i]._version() != versions_[i];
+      params_[i].detach().copy_(before_[i]);
+    }
+    TORCH_CHECK_VALUE(!is_changed,
+                      "a parameter was changed inside GatheredParameters "
+                      "without a modifier_rank, in the function that "
+                      "nfold::init calls. The change was undone. Pass "
+                      "modifier_rank = the rank whose values count.");
+  }
+
+ private:
+  std::vector<at::Tensor> params_;
+  GatherOptions options_;
+  Group* group_;  // may be null
+  std::vector<std::uint32_t> versions_;
+  std::vector<at::Tensor> before_;
+};
 
 std::size_t index_of(const ShardedUnit& unit, const at::Tensor& param) {
   for (std::size_t i = 0; i < unit.params().size(); ++i) {
@@ -152,13 +208,11 @@ void check_modifier(const GatherOptions& options, const Group& group) {
       group.size() - 1, " but found ", *options.modifier_rank);
 }
 
-}  // namespace
-
-GatheredParameters::GatheredParameters(std::vector<at::Tensor> params,
-                                       GatherOptions options) {
-  if (!options.enabled) return;
+// Null if there is nothing to do.
+std::unique_ptr<Scope> open_scope(const std::vector<at::Tensor>& params,
+                                  const GatherOptions& options) {
   AccessHandler* handler = nullptr;
-  std::vector<Impl::Held> held;
+  std::vector<ShardedScope::Held> held;
   std::string nested;
   for (const auto& param : params) {
     const auto watched = dispatch_interceptor().find(param);
@@ -187,13 +241,40 @@ GatheredParameters::GatheredParameters(std::vector<at::Tensor> params,
                     ": an open GatheredParameters holds these, or others of "
                     "their units, already:",
                     nested, "\nClose it first, or open one scope for all.");
-  if (held.empty()) return;
+  if (held.empty()) {
+    std::vector<at::Tensor> deferred;
+    std::copy_if(params.begin(), params.end(), std::back_inserter(deferred),
+                 is_deferred_here);
+    if (deferred.empty()) return nullptr;
+    const auto* group = construction_group();
+    if (group) check_modifier(options, *group);
+    return std::make_unique<ConstructionGather>(std::move(deferred), options);
+  }
   check_modifier(options, handler->group());
   // The order in which a set or a map gives them may differ between ranks.
   std::sort(held.begin(), held.end(), [](const auto& a, const auto& b) {
     return a.unit->name() < b.unit->name();
   });
-  impl_ = std::make_unique<Impl>(*handler, std::move(held), options);
+  return std::make_unique<ShardedScope>(*handler, std::move(held), options);
+}
+
+}  // namespace
+
+class GatheredParameters::Impl {
+ public:
+  explicit Impl(std::unique_ptr<Scope> scope) : scope_(std::move(scope)) {}
+  void close() { scope_->close(); }
+
+ private:
+  std::unique_ptr<Scope> scope_;
+};
+
+GatheredParameters::GatheredParameters(std::vector<at::Tensor> params,
+                                       GatherOptions options) {
+  if (!options.enabled) return;
+  if (auto scope = open_scope(params, options)) {
+    impl_ = std::make_unique<Impl>(std::move(scope));
+  }
 }
 
 void GatheredParameters::close() {

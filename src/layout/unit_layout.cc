@@ -48,15 +48,20 @@ FlatRange shard_range(const UnitLayout& layout, std::int64_t shard) {
   return {shard * layout.shard_numel, layout.shard_numel};
 }
 
+Fragment fragment_in(const UnitLayout& layout, const FlatRange& range,
+                     std::size_t param) {
+  const auto common = intersection(layout.param_range(param), range);
+  if (common.numel == 0) return {param, 0, 0, 0};
+  return {param, common.begin - layout.param_offsets[param],
+          common.begin - range.begin, common.numel};
+}
+
 std::vector<Fragment> fragments_in(const UnitLayout& layout,
                                    const FlatRange& range) {
   std::vector<Fragment> fragments;
   for (std::size_t param = 0; param < layout.param_offsets.size(); ++param) {
-    const auto common = intersection(layout.param_range(param), range);
-    if (common.numel > 0) {
-      fragments.push_back({param, common.begin - layout.param_offsets[param],
-                           common.begin - range.begin, common.numel});
-    }
+    const auto fragment = fragment_in(layout, range, param);
+    if (fragment.numel > 0) fragments.push_back(fragment);
   }
   return fragments;
 }

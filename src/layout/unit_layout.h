@@ -71,6 +71,10 @@ struct Fragment {
 std::vector<Fragment> fragments_in(const UnitLayout& layout,
                                    const FlatRange& range);
 
+// That of one parameter; numel 0 when it has no element in the range.
+Fragment fragment_in(const UnitLayout& layout, const FlatRange& range,
+                     std::size_t param);
+
 // What of the range belongs to no parameter, in order of address.
 std::vector<FlatRange> residues_in(const UnitLayout& layout,
                                    const FlatRange& range);

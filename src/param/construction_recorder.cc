@@ -94,6 +94,19 @@ void ConstructionRecorder::resume() {
   if (--pause_depth_ == 0) tape_->timeline().hide_true_states();
 }
 
+void ConstructionRecorder::make_real(const std::vector<at::Tensor>& tensors) {
+  for (const at::Tensor& tensor : tensors) {
+    if (!tape_->is_deferred(tensor)) continue;
+    const c10::Storage storage = tensor.storage();
+    const StorageId id = *tape_->find(storage);
+    auto values = current_values(*tape_, {id});
+    tape_->seal(id, "its memory is about to come");
+    fill_deferred_storage(storage, std::move(values.front()));
+    tape_->let_go(id);
+    remember_made(storage);
+  }
+}
+
 ConstructionRecorder* ConstructionRecorder::active() {
   return active_recorder();
 }

@@ -40,7 +40,9 @@
 #include <memory>
 #include <optional>
 #include <unordered_map>
+#include <vector>
 
+#include "nfold/group.h"
 #include "param/construction_tape.h"
 #include "param/current_values.h"
 #include "param/operator_call.h"
@@ -55,6 +57,8 @@ struct RecorderOptions {
   std::optional<c10::Device> device;
   // Results up to this size are real from the start.
   std::size_t max_real_bytes = std::size_t{16} << 10;
+  // Passed on to whoever asks.
+  Group* group = nullptr;
 };
 
 class ConstructionRecorder {
@@ -71,6 +75,13 @@ class ConstructionRecorder {
   // without recorder. May be nested.
   void pause();
   void resume();
+
+  bool is_deferred(const at::Tensor& tensor) const {
+    return tape_->is_deferred(tensor);
+  }
+  // Gives deferred tensors their memory and current values, for good.
+  void make_real(const std::vector<at::Tensor>& tensors);
+  Group* group() const { return options_.group; }
 
   // Ends the recording. Raises c10::NotImplementedError if numbers were drawn
   // from a generator without an operator.

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/hash.h"
 #include "param/deferred_storage.h"
 #include "param/zero_storage.h"
 
@@ -34,6 +35,25 @@ bool has_values_of(const c10::Storage& a, const c10::Storage& b) {
 }
 
 }  // namespace
+
+std::uint64_t ConstructionTape::fingerprint() const {
+  Hasher hasher;
+  const auto add_ids = [&](const std::vector<std::size_t>& ids) {
+    hasher.add_number(static_cast<std::int64_t>(ids.size()));
+    for (const auto id : ids) hasher.add_number(static_cast<std::int64_t>(id));
+  };
+  for (std::size_t i = 0; i < operators_.size(); ++i) {
+    hasher.add_text(toString(operators_[i].op.operator_name()));
+    hasher.add_number(operators_[i].draw.has_value());
+    add_ids(accesses_[i].inputs);
+    add_ids(accesses_[i].outputs);
+  }
+  for (const TapeStorage& storage : storages_) {
+    hasher.add_number(static_cast<std::int64_t>(storage.twin.nbytes()));
+    hasher.add_number(storage.is_in_use());
+  }
+  return hasher.digest();
+}
 
 bool ConstructionTape::is_deferred(const at::Tensor& tensor) const {
   if (!tensor.has_storage()) return false;

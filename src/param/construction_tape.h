@@ -22,6 +22,7 @@
 #include <c10/core/Storage.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -71,6 +72,11 @@ class ConstructionTape {
   const std::vector<OperatorAccess>& accesses() const { return accesses_; }
   const std::vector<TapeStorage>& storages() const { return storages_; }
   RandomTimeline& timeline() { return timeline_; }
+
+  // Equal for constructors that called the same operators on the same storages
+  // in the same order: replays of their tapes store the same things in the same
+  // order. Numbers among the arguments do not count.
+  std::uint64_t fingerprint() const;
 
   // Is the tensor's memory still to come from this tape?
   bool is_deferred(const at::Tensor& tensor) const;

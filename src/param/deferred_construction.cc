@@ -35,6 +35,7 @@ ConstructionScope::ConstructionScope(const ConstructionOptions& options) {
   RecorderOptions recorder_options;
   recorder_options.dtype = options.dtype;
   recorder_options.device = options.device;
+  recorder_options.group = options.group;
   recorder_ = std::make_unique<ConstructionRecorder>(recorder_options);
   start_recording(recorder_.get());
 }
@@ -57,6 +58,21 @@ ConstructionPause::ConstructionPause()
 
 ConstructionPause::~ConstructionPause() {
   if (recorder_ != nullptr) recorder_->resume();
+}
+
+void make_real(const std::vector<at::Tensor>& tensors) {
+  ConstructionRecorder* recorder = ConstructionRecorder::active();
+  if (recorder != nullptr) recorder->make_real(tensors);
+}
+
+bool is_deferred_here(const at::Tensor& tensor) {
+  const ConstructionRecorder* recorder = ConstructionRecorder::active();
+  return recorder != nullptr && recorder->is_deferred(tensor);
+}
+
+Group* construction_group() {
+  const ConstructionRecorder* recorder = ConstructionRecorder::active();
+  return recorder != nullptr ? recorder->group() : nullptr;
 }
 
 }  // namespace nfold

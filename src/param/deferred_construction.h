@@ -31,13 +31,16 @@
 // process, so while a thread has a scope, other threads wait to enter theirs.
 #pragma once
 
+#include <ATen/core/TensorBody.h>
 #include <c10/core/Device.h>
 #include <c10/core/ScalarType.h>
 
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
+#include "nfold/group.h"
 #include "param/construction_tape.h"
 #include "param/tape_replay.h"
 
@@ -54,6 +57,8 @@ struct ConstructionOptions {
   // theirs. So does a factory that asks for the meta device.
   std::optional<c10::ScalarType> dtype = std::nullopt;
   std::optional<c10::Device> device = std::nullopt;
+  // Of ranks that build the same; null: this process builds for itself.
+  Group* group = nullptr;
 };
 
 // Defers what this thread builds during its life. Scopes may be nested: the
@@ -91,6 +96,14 @@ class ConstructionPause {
  private:
   ConstructionRecorder* recorder_;
 };
+
+// Gives tensors that this thread's scope has deferred their memory and the
+// values they have by now, for good. What is not deferred is left out.
+void make_real(const std::vector<at::Tensor>& tensors);
+// Is the tensor deferred by this thread's scope?
+bool is_deferred_here(const at::Tensor& tensor);
+// Of this thread's scope; null without one.
+Group* construction_group();
 
 template <typename Result>
 struct DeferredConstruction {

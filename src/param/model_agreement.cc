@@ -11,22 +11,13 @@
 namespace nfold {
 namespace {
 
-struct NamedTensor {
-  std::string name;
-  at::Tensor tensor;
-};
-
 std::vector<NamedTensor> tensors_of(const torch::nn::Module& module,
                                     const std::vector<ParamState>& params) {
   std::vector<NamedTensor> tensors;
   for (const auto& param : params) {
     tensors.push_back({param.name, param.tensor().detach()});
   }
-  for (const auto& buffer : module.named_buffers()) {
-    if (buffer.value().defined()) {
-      tensors.push_back({buffer.key(), buffer.value().detach()});
-    }
-  }
+  for (auto& buffer : buffers_of(module)) tensors.push_back(std::move(buffer));
   return tensors;
 }
 
@@ -57,16 +48,6 @@ std::int64_t hash_of_values(const at::Tensor& tensor) {
       hash64(dense.const_data_ptr(), dense.nbytes()));
 }
 
-// [ranks][values.size()], the same on every rank.
-at::Tensor gather_table(Group& group, const std::vector<std::int64_t>& values) {
-  const auto count = static_cast<std::int64_t>(values.size());
-  auto table = at::empty({group.size() * count}, at::kLong);
-  auto own = table.narrow(0, group.rank() * count, count);
-  std::copy(values.begin(), values.end(), own.mutable_data_ptr<std::int64_t>());
-  all_gather(group, table, own).wait();
-  return table.view({group.size(), count});
-}
-
 std::string broadcast_text(Group& group, const std::string& own,
                            std::int64_t length, int source) {
   auto bytes = at::empty({length}, at::kByte);
@@ -94,7 +75,31 @@ std::pair<std::string, std::string> first_difference(const std::string& a,
   }
 }
 
-void check_structure(Group& group, const std::string& description) {
+}  // namespace
+
+at::Tensor gather_table(Group& group, const std::vector<std::int64_t>& values) {
+  const auto count = static_cast<std::int64_t>(values.size());
+  auto table = at::empty({group.size() * count}, at::kLong);
+  auto own = table.narrow(0, group.rank() * count, count);
+  std::copy(values.begin(), values.end(), own.mutable_data_ptr<std::int64_t>());
+  all_gather(group, table, own).wait();
+  return table.view({group.size(), count});
+}
+
+std::vector<NamedTensor> buffers_of(const torch::nn::Module& module) {
+  std::vector<NamedTensor> buffers;
+  for (const auto& buffer : module.named_buffers()) {
+    if (buffer.value().defined()) {
+      buffers.push_back({buffer.key(), buffer.value().detach()});
+    }
+  }
+  return buffers;
+}
+
+void check_same_structure(Group& group, const torch::nn::Module& module,
+                          const std::vector<ParamState>& params) {
+  if (group.size() == 1) return;
+  const auto description = describe(tensors_of(module, params), params);
   const auto hash =
       static_cast<std::int64_t>(hash64(description.data(), description.size()));
   const auto table = gather_table(
@@ -115,15 +120,9 @@ void check_structure(Group& group, const std::string& description) {
   }
 }
 
-}  // namespace
-
-std::vector<std::string> agree_on_model(Group& group,
-                                        const torch::nn::Module& module,
-                                        const std::vector<ParamState>& params) {
-  if (group.size() == 1) return {};
-  const auto tensors = tensors_of(module, params);
-  check_structure(group, describe(tensors, params));
-
+std::vector<std::string> agree_on_values(
+    Group& group, const std::vector<NamedTensor>& tensors) {
+  if (group.size() == 1 || tensors.empty()) return {};
   std::vector<std::int64_t> hashes;
   for (const auto& tensor : tensors) {
     hashes.push_back(hash_of_values(tensor.tensor));
@@ -144,6 +143,13 @@ std::vector<std::string> agree_on_model(Group& group,
     tensors[i].tensor.copy_(values);
   }
   return differing;
+}
+
+std::vector<std::string> agree_on_model(Group& group,
+                                        const torch::nn::Module& module,
+                                        const std::vector<ParamState>& params) {
+  check_same_structure(group, module, params);
+  return agree_on_values(group, tensors_of(module, params));
 }
 
 }  // namespace nfold

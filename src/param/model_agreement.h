@@ -7,6 +7,7 @@
 
 #include <torch/nn/module.h>
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -15,15 +16,32 @@
 
 namespace nfold {
 
-// Compares names, shapes, dtypes and requires_grad of all parameters and
-// buffers over the group, then their values; where values differ, rank 0's
-// win on every rank. Collective.
-//
-// Returns the names of tensors whose values differed, equal on all ranks.
-// Raises c10::ValueError on every rank, naming the first rank and tensor that
-// differ from rank 0, when the models do not match.
+// Compares names, shapes, dtypes, ties and requires_grad of all parameters and
+// buffers over the group; values are not looked at. Collective. Raises
+// c10::ValueError on every rank, naming the first rank and tensor that differ
+// from rank 0, when the models do not match.
+void check_same_structure(Group& group, const torch::nn::Module& module,
+                          const std::vector<ParamState>& params);
+
+struct NamedTensor {
+  std::string name;
+  at::Tensor tensor;
+};
+
+std::vector<NamedTensor> buffers_of(const torch::nn::Module& module);
+
+// Compares values; where they differ, rank 0's win on every rank. Names and
+// sizes must be the same on all ranks. Collective. Returns the names of those
+// that differed, equal on all ranks.
+std::vector<std::string> agree_on_values(
+    Group& group, const std::vector<NamedTensor>& tensors);
+
+// check_same_structure, then agree_on_values of all parameters and buffers.
 std::vector<std::string> agree_on_model(Group& group,
                                         const torch::nn::Module& module,
                                         const std::vector<ParamState>& params);
+
+// [ranks][values.size()], the same on every rank. Collective.
+at::Tensor gather_table(Group& group, const std::vector<std::int64_t>& values);
 
 }  // namespace nfold

@@ -16,6 +16,7 @@
 #include "nfold/collectives.h"
 #include "nfold/errors.h"
 #include "nfold/gather.h"
+#include "nfold/init.h"
 #include "nfold/report.h"
 #include "train/files/output_file.h"
 #include "train/generate.h"
@@ -74,7 +75,8 @@ Trainer::Trainer(TrainerConfig config, const World& world,
       mesh_(world, config_.engine) {
   const auto seed = static_cast<std::uint64_t>(config_.train.seed);
   at::manual_seed(seed);
-  model_ = make_model(config_.model);
+  model_ =
+      init(mesh_, config_.engine, [this] { return make_model(config_.model); });
   engine_.emplace(model_, mesh_, config_.engine);
   // All ranks drew the same weights; what they drop out must differ.
   at::manual_seed(seed + 1 + static_cast<std::uint64_t>(world.rank()));
