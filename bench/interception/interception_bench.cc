@@ -3,6 +3,7 @@
 // the same models in plain libtorch, turn by turn.
 //
 //   make bench-interception
+//   nfold_interception_bench [gpt] [tiny] [calls]    only these
 //
 // Prints, for each case, the median time of both, the median and the range of
 // the ratios of neighbouring measurements, and what one intercepted operator
@@ -133,7 +134,7 @@ struct TinyImpl : torch::nn::Module {
 
 struct TinyOperators {
   static constexpr const char* kName = "4,000 tiny operators and backward";
-  static constexpr int kRepeats = 4;
+  static constexpr int kRepeats = 1;
   void run() {
     auto x = torch::ones({64});
     for (int i = 0; i < 4000; ++i) {
@@ -147,11 +148,11 @@ struct TinyOperators {
 };
 
 struct BareCalls {
-  static constexpr const char* kName = "100,000 additions without autograd";
+  static constexpr const char* kName = "20,000 additions without autograd";
   static constexpr int kRepeats = 1;
   void run() {
     torch::NoGradGuard no_grad;
-    for (int i = 0; i < 100'000; ++i) {
+    for (int i = 0; i < 20'000; ++i) {
       model->weights[static_cast<std::size_t>(i % 16)].add(ones);
     }
   }
@@ -216,12 +217,17 @@ void measure(World& world, int num_rounds) {
 }  // namespace
 }  // namespace nfold
 
-int main() {
+int main(int argc, char** argv) {
+  const std::vector<std::string> chosen(argv + 1, argv + argc);
+  const auto is_chosen = [&](const char* name) {
+    return chosen.empty() ||
+           std::find(chosen.begin(), chosen.end(), name) != chosen.end();
+  };
   at::set_num_threads(1);
   auto world = nfold::World::from_environment();
   fmt::print("{:<36} {:>10} {:>10}  {:<22} {:>9} {:>7}\n", "", "plain ms",
              "marked ms", "ratio (range)", "calls", "us each");
-  nfold::measure<nfold::SmallGpt>(world, 9);
-  nfold::measure<nfold::TinyOperators>(world, 25);
-  nfold::measure<nfold::BareCalls>(world, 25);
+  if (is_chosen("gpt")) nfold::measure<nfold::SmallGpt>(world, 21);
+  if (is_chosen("tiny")) nfold::measure<nfold::TinyOperators>(world, 201);
+  if (is_chosen("calls")) nfold::measure<nfold::BareCalls>(world, 201);
 }

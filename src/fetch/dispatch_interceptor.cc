@@ -6,13 +6,15 @@
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/util/Exception.h>
 
+#include <array>
 #include <atomic>
 #include <mutex>
 #include <shared_mutex>
 #include <unordered_map>
 
-#include "base/log.h"
 #include "fetch/operator_kind.h"
+#include "fetch/sharded_arguments.h"
+#include "fetch/typed_operators.h"
 #include "param/dispatch_fallback.h"
 
 namespace nfold {
@@ -29,10 +31,6 @@ class KeySetAccess : public c10::TensorImpl {
     return tensor.unsafeGetTensorImpl()->*member;
   }
 };
-
-bool has_key(const at::Tensor& tensor) {
-  return tensor.defined() && tensor.key_set().has(kInterceptionKey);
-}
 
 void add_key(const at::Tensor& tensor) {
   auto& keys = KeySetAccess::of(tensor);
@@ -52,26 +50,27 @@ const c10::StorageImpl* storage_of(const at::Tensor& tensor) {
 }
 
 // Read by every operator that has a marked argument, changed seldom: each
-// thread remembers what it found last, until the table changes.
+// thread remembers what it found, until the table changes.
 class Table {
  public:
   Watched find(const at::Tensor& tensor) const {
-    struct Recent {
+    struct Slot {
       const c10::StorageImpl* storage = nullptr;
       std::uint64_t epoch = 0;
       Watched watched{};
     };
-    thread_local Recent recent;
+    constexpr std::size_t kNumSlots = 256;
+    thread_local std::array<Slot, kNumSlots> slots{};
     const auto* storage = storage_of(tensor);
+    const auto address = reinterpret_cast<std::uintptr_t>(storage);
+    auto& slot = slots[(address >> 4 ^ address >> 12) % kNumSlots];
     const auto epoch = epoch_.load(std::memory_order_acquire);
-    if (recent.storage == storage && recent.epoch == epoch) {
-      return recent.watched;
-    }
+    if (slot.storage == storage && slot.epoch == epoch) return slot.watched;
     const std::shared_lock lock(mutex_);
     const auto found = watched_.find(storage);
-    recent = {storage, epoch_.load(std::memory_order_relaxed),
-              found == watched_.end() ? Watched{} : found->second};
-    return recent.watched;
+    slot = {storage, epoch_.load(std::memory_order_relaxed),
+            found == watched_.end() ? Watched{} : found->second};
+    return slot.watched;
   }
 
   template <typename Change>
@@ -93,89 +92,13 @@ Table& table() {
   return *instance;
 }
 
-// The parameter of the unit that the tensor is, or is a part of.
-std::string param_name(const ShardedUnit& unit, const at::Tensor& tensor) {
-  const auto offset = tensor.storage_offset();
-  for (std::size_t i = 0; i < unit.params().size(); ++i) {
-    const auto range = unit.layout().param_range(i);
-    if (offset >= range.begin && offset < range.begin + range.numel) {
-      return unit.params()[i].name;
-    }
-  }
-  return unit.params().front().name;
-}
-
-// The distinct units among an operator's arguments. Most have one.
-class Arguments {
- public:
-  Arguments(const c10::OperatorHandle& op, const torch::jit::Stack& stack)
-      : op_(op) {
-    const auto& arguments = op.schema().arguments();
-    const auto first = stack.size() - arguments.size();
-    for (std::size_t i = 0; i < arguments.size(); ++i) {
-      const auto* alias = arguments[i].alias_info();
-      is_written_ = alias && alias->isWrite();
-      visit(stack[first + i]);
-    }
-  }
-
-  bool is_empty() const { return units_.empty(); }
-  AccessHandler& handler() const { return *handler_; }
-  UnitRefs units() const { return units_; }
-
- private:
-  void visit(const c10::IValue& value) {
-    if (value.isTensor()) {
-      if (has_key(value.toTensor())) add(value.toTensor());
-    } else if (value.isTensorList()) {
-      for (const at::Tensor& each : value.toTensorList()) {
-        if (has_key(each)) add(each);
-      }
-    } else if (value.isList()) {
-      for (const c10::IValue& each : value.toListRef()) visit(each);
-    } else if (value.isTuple()) {
-      for (const auto& each : value.toTupleRef().elements()) visit(each);
-    } else if (value.isGenericDict()) {
-      for (const auto& each : value.toGenericDict()) visit(each.value());
-    }
-  }
-
-  void add(const at::Tensor& tensor) {
-    const auto watched = table().find(tensor);
-    if (!watched.unit) return;
-    TORCH_CHECK_VALUE(
-        !is_written_ || watched.is_writable, watched.handler->where(), ": ",
-        op_.schema().name(), " writes to ", param_name(*watched.unit, tensor),
-        ", which is sharded; the change would be lost. Write inside "
-        "nfold::GatheredParameters with a modifier_rank, or with "
-        "safe_set_full_fp32_param. (Embedding's max_norm renormalises its "
-        "weight in forward: normalise it in such a scope after each step.)");
-    for (const auto* unit : units_) {
-      if (unit == watched.unit) return;
-    }
-    TORCH_CHECK_VALUE(
-        !handler_ || handler_ == watched.handler, op_.schema().name(), " uses ",
-        param_name(*watched.unit, tensor), " of one engine and ",
-        units_.empty() ? "" : units_.front()->params().front().name,
-        " of another; gather one of them first with "
-        "nfold::GatheredParameters and pass a clone");
-    handler_ = watched.handler;
-    units_.push_back(watched.unit);
-  }
-
-  const c10::OperatorHandle& op_;
-  bool is_written_ = false;  // of the argument being visited
-  AccessHandler* handler_ = nullptr;
-  UnitList units_;
-};
-
 // A result that is an alias the schema does not tell of, such as an argument
 // returned as it came, must be noticed when it is used.
 void mark_aliases(const c10::OperatorHandle& op, torch::jit::Stack& stack,
                   UnitRefs units) {
   const auto num_returns = op.schema().returns().size();
   const auto mark = [&](const at::Tensor& tensor) {
-    if (!tensor.defined() || has_key(tensor)) return;
+    if (!tensor.defined() || has_interception_key(tensor)) return;
     for (const auto* unit : units) {
       if (storage_of(tensor) == storage_of(unit->full())) add_key(tensor);
     }
@@ -188,25 +111,12 @@ void mark_aliases(const c10::OperatorHandle& op, torch::jit::Stack& stack,
   }
 }
 
-void warn_of_autocast(const ShardedUnit& unit) {
-  const auto keys = c10::impl::tls_local_dispatch_key_set().included_;
-  if (!keys.has(c10::DispatchKey::AutocastCPU)) return;
-  static std::once_flag once;
-  std::call_once(once, [&] {
-    log_warning(
-        "autocast is on around sharded parameters: it saves a cast copy of "
-        "each for backward ({} bytes for {} alone), which stays whole until "
-        "then. Set bf16 or fp16 in the configuration instead.",
-        unit.layout().numel() * 2, unit.name());
-  });
-}
-
 // Of the operators that replace the memory of their first argument.
 void check_replaces_none(const c10::OperatorHandle& op,
                          const torch::jit::Stack& stack) {
   const auto& self =
       torch::jit::last(stack, op.schema().arguments().size()).front();
-  if (!self.isTensor() || !has_key(self.toTensor())) return;
+  if (!self.isTensor() || !has_interception_key(self.toTensor())) return;
   const auto watched = table().find(self.toTensor());
   TORCH_CHECK_VALUE(
       !watched.unit, watched.handler ? watched.handler->where() : "", ": ",
@@ -223,7 +133,7 @@ bool on_operator(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
   if (kind != OperatorKind::kCompute && kind != OperatorKind::kForeign) {
     return false;
   }
-  const Arguments arguments(op, *stack);
+  const ShardedArguments arguments(op, *stack);
   if (arguments.is_empty()) return false;
   warn_of_autocast(*arguments.units().front());
   const AccessPin pin(arguments.handler(), arguments.units());
@@ -241,6 +151,7 @@ bool on_operator(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
 
 void DispatchInterceptor::watch(ShardedUnit& unit, AccessHandler& handler) {
   set_access_handler(&on_operator);
+  register_typed_operators();
   table().change([&](auto& watched) {
     watched[storage_of(unit.full())] = {&unit, &handler, false};
   });
@@ -265,10 +176,11 @@ void DispatchInterceptor::verify(const ShardedUnit& unit) const {
     const auto& param = unit.params()[i];
     const auto range = unit.layout().param_range(i);
     for (const auto& tensor : param.tensors) {
-      const bool is_in_place = has_key(tensor) != unit.options().is_resident &&
-                               storage_of(tensor) == storage &&
-                               tensor.storage_offset() == range.begin &&
-                               tensor.numel() == range.numel;
+      const bool is_in_place =
+          has_interception_key(tensor) != unit.options().is_resident &&
+          storage_of(tensor) == storage &&
+          tensor.storage_offset() == range.begin &&
+          tensor.numel() == range.numel;
       TORCH_CHECK_VALUE(is_in_place, where(), ": ", param.name,
                         " is no longer the tensor that was sharded; something "
                         "replaced its data (set_data, Module::to, "

@@ -181,11 +181,16 @@ void Fetcher::reset_peak() {
   counts_.peak_bytes = live_bytes_;
 }
 
-c10::SmallVector<std::size_t, 4> Fetcher::indices_of(UnitRefs units) const {
+c10::SmallVector<std::size_t, 4> Fetcher::indices_of(UnitRefs units) {
   c10::SmallVector<std::size_t, 4> indices;
   for (const auto* unit : units) {
-    const auto found = index_.find(unit);
-    if (found != index_.end()) indices.push_back(found->second);
+    if (unit != recent_unit_) {
+      const auto found = index_.find(unit);
+      if (found == index_.end()) continue;
+      recent_unit_ = unit;
+      recent_index_ = found->second;
+    }
+    indices.push_back(recent_index_);
   }
   return indices;
 }
@@ -227,6 +232,7 @@ void Fetcher::follow_plan(std::size_t entry, std::size_t unit) {
   for (const auto each : step.release) release(each);
   make_room(numel_to_gather(unit));
   gather({unit}, "unshard");
+  if (step.prefetch.empty()) return;
   std::vector<std::size_t> ahead;
   auto numel = live_numel_;
   for (const auto each : step.prefetch) {
@@ -256,6 +262,10 @@ void Fetcher::make_room(std::int64_t numel) {
 
 void Fetcher::gather(const std::vector<std::size_t>& units,
                      const char* purpose) {
+  if (std::all_of(units.begin(), units.end(),
+                  [this](std::size_t unit) { return is_whole(unit); })) {
+    return;
+  }
   std::vector<ShardedUnit*> sharded;
   std::string names;
   Hasher tag;
@@ -269,7 +279,6 @@ void Fetcher::gather(const std::vector<std::size_t>& units,
     live_numel_ += each->layout().numel();
     live_bytes_ += each->full_bytes();
   }
-  if (sharded.empty()) return;
   const ProfileRange range("nfold::unshard");
   counts_.gathers += static_cast<std::int64_t>(sharded.size());
   counts_.peak_bytes = std::max(counts_.peak_bytes, live_bytes_);

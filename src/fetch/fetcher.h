@@ -121,7 +121,7 @@ class Fetcher : public AccessHandler {
 
   void mark_backward(bool is_in_backward);
   // Those of `units` that come and go.
-  c10::SmallVector<std::size_t, 4> indices_of(UnitRefs units) const;
+  c10::SmallVector<std::size_t, 4> indices_of(UnitRefs units);
   void count_resident(UnitRefs units, int change);
   void access(std::size_t unit);
   void follow_plan(std::size_t entry, std::size_t unit);
@@ -154,6 +154,9 @@ class Fetcher : public AccessHandler {
   FetchCounts counts_;
   // The unit of the last access: most calls repeat it.
   std::size_t last_ = TraceCursor::kLost;
+  // What indices_of found last: most operators repeat it too.
+  const ShardedUnit* recent_unit_ = nullptr;
+  std::size_t recent_index_ = 0;
   // Resident units in gather scopes: nothing to fetch, but not to be updated.
   std::unordered_map<const ShardedUnit*, int> resident_pins_;
 };

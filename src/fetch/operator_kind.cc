@@ -1,8 +1,9 @@
 #include "fetch/operator_kind.h"
 
 #include <algorithm>
+#include <array>
+#include <cstdint>
 #include <string_view>
-#include <unordered_map>
 #include <unordered_set>
 
 namespace nfold {
@@ -89,13 +90,19 @@ OperatorKind operator_kind(const c10::OperatorHandle& op) {
 
 OperatorKind cached_operator_kind(const c10::OperatorHandle& op) {
   // An operator keeps its schema, and so its address, for as long as it is
-  // registered.
-  thread_local std::unordered_map<const c10::FunctionSchema*, OperatorKind>
-      kinds;
-  const auto [found, is_new] =
-      kinds.try_emplace(&op.schema(), OperatorKind::kCompute);
-  if (is_new) found->second = operator_kind(op);
-  return found->second;
+  // registered. One slot for all schemas with the same hash: a program uses
+  // some dozens of operators, and a miss costs little.
+  struct Slot {
+    const c10::FunctionSchema* schema = nullptr;
+    OperatorKind kind = OperatorKind::kCompute;
+  };
+  constexpr std::size_t kNumSlots = 1024;
+  thread_local std::array<Slot, kNumSlots> slots{};
+  const auto* schema = &op.schema();
+  const auto address = reinterpret_cast<std::uintptr_t>(schema);
+  auto& slot = slots[(address >> 4 ^ address >> 14) % kNumSlots];
+  if (slot.schema != schema) slot = {schema, operator_kind(op)};
+  return slot.kind;
 }
 
 }  // namespace nfold

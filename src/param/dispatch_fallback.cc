@@ -29,13 +29,6 @@ bool offer(const std::atomic<DispatchHandler>& to,
   return handler != nullptr && handler(op, keys, stack);
 }
 
-void fallback(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
-              torch::jit::Stack* stack) {
-  if (unrecorded_depth() > 0 || !offer(recording_handler(), op, keys, stack)) {
-    call_below_recording(op, keys, stack);
-  }
-}
-
 }  // namespace
 
 void set_recording_handler(DispatchHandler handler) {
@@ -49,6 +42,13 @@ void set_access_handler(DispatchHandler handler) {
 UnrecordedScope::UnrecordedScope() { ++unrecorded_depth(); }
 
 UnrecordedScope::~UnrecordedScope() { --unrecorded_depth(); }
+
+void run_fallback(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
+                  torch::jit::Stack* stack) {
+  if (unrecorded_depth() > 0 || !offer(recording_handler(), op, keys, stack)) {
+    call_below_recording(op, keys, stack);
+  }
+}
 
 void call_below_recording(const c10::OperatorHandle& op,
                           c10::DispatchKeySet keys, torch::jit::Stack* stack) {
@@ -69,5 +69,5 @@ void call_below_interception(const c10::OperatorHandle& op,
 
 TORCH_LIBRARY_IMPL(_, DeferredInit, library) {
   library.fallback(
-      torch::CppFunction::makeFromBoxedFunction<&nfold::fallback>());
+      torch::CppFunction::makeFromBoxedFunction<&nfold::run_fallback>());
 }

@@ -26,6 +26,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/stack.h>
 #include <c10/core/DispatchKeySet.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 
 namespace nfold {
 
@@ -49,6 +50,15 @@ class UnrecordedScope {
   UnrecordedScope(const UnrecordedScope&) = delete;
   UnrecordedScope& operator=(const UnrecordedScope&) = delete;
 };
+
+// What the dispatcher calls: for kernels of single operators that are
+// registered with the key and want to go the general way.
+void run_fallback(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
+                  torch::jit::Stack* stack);
+// Does this thread offer its operators to the recording handler?
+inline bool is_recording_here() {
+  return c10::impl::tls_is_dispatch_key_included(kInterceptionKey);
+}
 
 // Runs the operator as if there were no recording handler: for that handler,
 // when it wants to do something before or after.
