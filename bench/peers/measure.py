@@ -177,10 +177,10 @@ def run(contestant, setting, *, num_warmup, num_threads, timeout_seconds,
     if process.returncode != 0:
         raise RunFailed(f"exit code {process.returncode}: "
                         f"{_last_error(log_path)}")
-    return _summarise(watcher, setting, started, num_warmup)
+    return _summarise(watcher, contestant, setting, started, num_warmup)
 
 
-def _summarise(watcher, setting, started, num_warmup):
+def _summarise(watcher, contestant, setting, started, num_warmup):
     records, seen = watcher.records(), watcher.seen
     if len(records) != setting.num_steps or len(seen) < len(records):
         raise RunFailed(f"expected {setting.num_steps} steps in metrics.jsonl, "
@@ -200,6 +200,8 @@ def _summarise(watcher, setting, started, num_warmup):
     described = setting.run_dir / "peer.json"
     about = json.loads(described.read_text()) if described.exists() else {}
     params_bytes = records[-1]["memory"].get("params_bytes")
+    if params_bytes and contestant.stage == 3:  # of a shard
+        params_bytes *= setting.num_ranks
     return Result(
         step_ms=step_ms,
         wall_ms=[(b.seconds - a.seconds) * 1e3

@@ -88,7 +88,9 @@ std::vector<ConfigKey> zero_keys() {
        "gathered; 0: released after each use",
        not_negative},
       {NFOLD_KEY(zero_optimization.stage3_gather_16bit_weights_on_model_save),
-       kSubsumed, "save_weights always writes whole weights"},
+       kSubsumed,
+       "save_weights writes whole weights; at stage 3 inside of a "
+       "GatheredParameters scope over all of them"},
       {NFOLD_KEY(zero_optimization.stage3_module_granularity_threshold),
        kSubsumed, "what is gathered together is a unit, not a module",
        not_negative},

@@ -5,7 +5,6 @@
 
 #include <filesystem>
 
-#include "base/process_memory.h"
 #include "engine/engine_test.h"
 #include "nfold/checkpoint.h"
 
@@ -440,12 +439,6 @@ TEST(InitBeforeEngineTest, AModuleMayGoWithoutAnEngine) {
   });
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kIsSanitized = true;
-#else
-constexpr bool kIsSanitized = false;
-#endif
-
 // Bytes of tensors of this thread.
 class LiveTensors : public c10::MemoryReportingInfoBase {
  public:
@@ -495,32 +488,6 @@ TEST(InitMemoryTest, PeakIsTheShardsAndOneParameter) {
       EXPECT_LE(counter->peak(), shards + 2 * kLayerBytes + kSmall);
     });
   }
-}
-
-TEST(InitMemoryTest, ResidentMemoryFollows) {
-  constexpr std::int64_t kWidth = 2048;
-  constexpr std::int64_t kLayerBytes = kWidth * kWidth * 4;  // 16 MiB
-  constexpr int kDepth = 16;
-  on_ranks(2, stage3(), [&](World& world, Mesh& mesh) {
-    static std::int64_t before = 0;
-    barrier(world.group()).wait();
-    if (world.rank() == 0) {
-      release_host_cache();
-      reset_peak_rss();
-      before = process_memory().rss_bytes;
-    }
-    barrier(world.group()).wait();
-    auto model =
-        init(mesh, stage3(), [&] { return TwiceDrawn(kDepth, kWidth); });
-    barrier(world.group()).wait();
-    // Both ranks are in this process: the whole model once, not twice, and at
-    // most two layers each on the way.
-    if (world.rank() == 0 && !kIsSanitized) {
-      EXPECT_LE(process_memory().peak_rss_bytes - before,
-                kDepth * kLayerBytes + 4 * kLayerBytes + (24 << 20));
-    }
-    barrier(world.group()).wait();
-  });
 }
 
 }  // namespace

@@ -20,19 +20,40 @@ using AccessTrace = std::vector<std::size_t>;
 class TraceRecorder {
  public:
   void record(std::size_t unit) {
-    if (is_new_entry_ || trace_.back() != unit) trace_.push_back(unit);
-    is_new_entry_ = false;
+    for (const auto each : unsure_) add(each);
+    unsure_.clear();
+    is_in_pass_ = true;
+    add(unit);
+  }
+  // An access with grad mode off: of an evaluation, or of a custom autograd
+  // function inside of a forward pass. It counts if the pass has begun before
+  // and goes on after it.
+  void record_unsure(std::size_t unit) {
+    if (is_in_pass_) unsure_.push_back(unit);
+  }
+  // Backward has ended.
+  void end_pass() {
+    unsure_.clear();
+    is_in_pass_ = false;
   }
   // The next access is an entry of its own even if it repeats the last unit.
   void split() { is_new_entry_ = true; }
   // What the step touched; recording starts afresh.
   AccessTrace take() {
     is_new_entry_ = true;
+    end_pass();
     return std::exchange(trace_, {});
   }
 
  private:
+  void add(std::size_t unit) {
+    if (is_new_entry_ || trace_.back() != unit) trace_.push_back(unit);
+    is_new_entry_ = false;
+  }
+
   AccessTrace trace_;
+  AccessTrace unsure_;
+  bool is_in_pass_ = false;
   bool is_new_entry_ = true;
 };
 

@@ -32,6 +32,25 @@ TEST(TraceRecorderTest, ConsecutiveAccessesToOneUnitAreOneEntry) {
   EXPECT_THAT(recorder.take(), ElementsAre(3, 0, 3, 1));
 }
 
+TEST(TraceRecorderTest, UnsureAccessesCountInsideOfAPass) {
+  TraceRecorder recorder;
+  recorder.record_unsure(7);  // evaluation before it
+  record_all(recorder, {0, 1});
+  recorder.record_unsure(2);
+  recorder.record_unsure(2);
+  recorder.record_unsure(3);
+  record_all(recorder, {4, 0});
+  recorder.record_unsure(5);
+  recorder.end_pass();
+  recorder.record_unsure(6);  // evaluation between two passes
+  record_all(recorder, {0, 1});
+  recorder.record_unsure(8);
+  EXPECT_THAT(recorder.take(), ElementsAre(0, 1, 2, 3, 4, 0, 1));
+  recorder.record_unsure(8);
+  record_all(recorder, {1});
+  EXPECT_THAT(recorder.take(), ElementsAre(1));
+}
+
 TEST(TraceRecorderTest, AfterASplitARepeatIsAnEntryOfItsOwn) {
   TraceRecorder recorder;
   record_all(recorder, {0, 1, 1});

@@ -115,6 +115,7 @@ void Fetcher::set_position(std::string position) {
 void Fetcher::mark_backward(bool is_in_backward) {
   const std::lock_guard lock(mutex_);
   is_in_backward_ = is_in_backward;
+  if (!is_in_backward) recorder_.end_pass();
   if (options_.plan.max_reuse_numel > 0) return;
   // Nothing may be reused, so neither may the unit that forward ended with.
   recorder_.split();
@@ -206,7 +207,11 @@ std::int64_t Fetcher::numel_to_gather(std::size_t unit) const {
 void Fetcher::access(std::size_t unit) {
   // Inside an operator that has it, or a gather scope: nothing new.
   if (entries_[unit].num_pins > 1 && is_whole(unit)) return;
-  if (is_in_backward_ || at::GradMode::is_enabled()) recorder_.record(unit);
+  if (is_in_backward_ || at::GradMode::is_enabled()) {
+    recorder_.record(unit);
+  } else {
+    recorder_.record_unsure(unit);
+  }
   if (unit == last_ && is_whole(unit)) return;
   last_ = unit;
   accessed_numel_ += entries_[unit].unit->layout().numel();

@@ -116,7 +116,7 @@ void check_same_structure(Group& group, const torch::nn::Module& module,
         false, "[rank ", group.rank(),
         "] the ranks built different models: ", "expected (rank 0) ",
         expected_line, " but found (rank ", other, ") ", found_line,
-        "; construct the same model on every rank before the engine");
+        "; construct the same model on every rank");
   }
 }
 
