@@ -18,6 +18,7 @@
 #include "nfold/host_memory.h"
 #include "optim/clip.h"
 #include "optim/grad_norm.h"
+#include "param/deferred_construction.h"
 
 namespace nfold {
 namespace {
@@ -469,6 +470,14 @@ MemoryReport Engine::Impl::unsharded_memory() const {
 Engine::Engine(std::shared_ptr<torch::nn::Module> module, Mesh& mesh,
                const Config& config, EngineOptions options) {
   TORCH_CHECK_VALUE(module, "the engine needs a module but was given null");
+  for (const auto& param : module->parameters()) {
+    TORCH_CHECK_VALUE(!is_deferred_here(param),
+                      "an engine was made inside of the function that "
+                      "nfold::init calls, over a module that it builds; make "
+                      "the engine after init has returned");
+  }
+  // Inside of that function an engine of another module is made as always.
+  const ConstructionPause pause;
   impl_ = std::make_unique<Impl>(std::move(module), mesh, config,
                                  std::move(options));
 }

@@ -2,47 +2,12 @@
 // communicate while the module is built, a rank that dies meanwhile.
 #include <cstdlib>
 
-#include "base/process_memory.h"
-#include "engine/engine_test.h"
-#include "testing/process_world.h"
+#include "engine/engine_process_test.h"
 
 namespace nfold::testing {
 namespace {
 
 using ::testing::ContainsRegex;
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kHasShadowMemory = true;
-#else
-constexpr bool kHasShadowMemory = false;
-#endif
-
-struct LayersImpl : torch::nn::Module {
-  LayersImpl(int depth, std::int64_t width) {
-    for (int i = 0; i < depth; ++i) {
-      layers.push_back(register_module(fmt::format("layer{}", i),
-                                       torch::nn::Linear(width, width)));
-      torch::nn::init::normal_(layers.back()->weight);
-    }
-  }
-  std::vector<torch::nn::Linear> layers;
-};
-TORCH_MODULE(Layers);
-
-struct Job {
-  World world = World::from_environment();
-  Config config = config_of(
-      {.stage = 3, .zero = R"(, "stage3_param_persistence_threshold": 0)"});
-  Mesh mesh{world, config};
-};
-
-std::vector<RankResult> run_processes(const char* body, int num_ranks) {
-  return ProcessWorld(body, num_ranks).wait();
-}
-
-void expect_success(const std::vector<RankResult>& ranks) {
-  for (const auto& rank : ranks) EXPECT_EQ(rank.exit_code, 0) << rank.output;
-}
 
 const ProcessBody kHoldsShards("HoldsShards", [] {
   constexpr int kDepth = 16;
@@ -77,10 +42,9 @@ const ProcessBody kWritesWhileBuilding("WritesWhileBuilding", [] {
   const auto model = init(job.mesh, job.config, [&] {
     torch::manual_seed(7);
     Layers layers(3, 80);
-    const GatheredParameters scope(
-        {layers->layers[1]->weight, layers->layers[2]->bias},
-        {.modifier_rank = modifier});
-    auto* data = layers->layers[1]->weight.mutable_data_ptr<float>();
+    const GatheredParameters scope({layers->at(1)->weight, layers->at(2)->bias},
+                                   {.modifier_rank = modifier});
+    auto* data = layers->at(1)->weight.mutable_data_ptr<float>();
     for (int i = 0; i < 6400; ++i) data[i] = static_cast<float>(i * rank);
     return layers;
   });
@@ -89,7 +53,7 @@ const ProcessBody kWritesWhileBuilding("WritesWhileBuilding", [] {
   const GatheredParameters scope(model->parameters());
   for (const auto& param : expected->named_parameters()) {
     const auto value =
-        param.key() == "layer1.weight"
+        param.key() == "layers.1.weight"
             ? (torch::arange(6400, at::kFloat) * modifier).view({80, 80})
             : param.value();
     EXPECT_TRUE(same_bits(model->named_parameters()[param.key()], value))

@@ -312,6 +312,28 @@ TEST(InitScopeTest, ADtypeIsThatOfFactoriesInside) {
   });
 }
 
+TEST(InitScopeTest, AnEngineOfAnotherModuleMayBeMadeInside) {
+  const auto expected = values_of(*seeded(7));
+  auto teacher = seeded(3);
+  on_ranks(1, stage3(), [&](World& /*world*/, Mesh& mesh) {
+    std::unique_ptr<Engine> engine;
+    auto model = init(mesh, stage3(), [&] {
+      engine = std::make_unique<Engine>(teacher, mesh, stage3());
+      return seeded(7);
+    });
+    expect_same(values_of(*model), expected);
+    train_step(*engine, teacher->loss(0));
+    EXPECT_THAT(error_of([&] {
+                  init(mesh, stage3(), [&] {
+                    auto inner = seeded(7);
+                    Engine early(inner, mesh, stage3());
+                    return inner;
+                  });
+                }),
+                HasSubstr("after init has returned"));
+  });
+}
+
 TEST(InitScopeTest, AnExceptionLeavesNothingBehind) {
   on_ranks(1, stage3(), [](World& /*world*/, Mesh& mesh) {
     EXPECT_THROW(
