@@ -19,12 +19,20 @@ namespace nfold {
 
 class Mesh {
  public:
+  // Raises c10::ValueError, with the numbers, for sizes that do not divide.
   Mesh(const World& world, const Config& config);
 
   int rank() const { return rank_; }
   int world_size() const { return world_size_; }
-  // The ranks over which a batch is split and state is sharded.
+  // The ranks over which a batch is split.
   Group& data_parallel() const { return group("data_parallel"); }
+  // The ranks that together hold the state once. With
+  // zero_optimization.mics_shard_size these are so many neighbours
+  // ("mics_shard"), else all of data_parallel().
+  Group& shard_group() const;
+  // The ranks that hold the same shard ("mics_replica"); null where there is
+  // only this one.
+  Group* replica_group() const;
   // Raises c10::ValueError, with the names there are, for an unknown one.
   Group& group(const std::string& name) const;
 

@@ -239,7 +239,6 @@ TEST(ConfigZero, LaterFeaturesNameWhatToUseInstead) {
       R"("zero_quantized_nontrainable_weights": true)",
       R"("zero_quantized_gradients": true)",
       R"("zeropp_loco_param": {"err_beta": 0.8})",
-      R"("mics_shard_size": 2)",
       R"("mics_hierarchical_params_gather": true)",
       R"("zenflow": {"topk_ratio": 0.1})",
       R"("legacy_stage1": true)",

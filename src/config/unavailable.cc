@@ -22,9 +22,6 @@ const std::vector<Unavailable>& unavailable_keys() {
        "with communication_data_type bf16 for fewer bytes"},
       {"zero_optimization.zeropp_loco_param",
        "quantized communication is not available in this version; remove it"},
-      {"zero_optimization.mics_shard_size",
-       "shard groups smaller than the world are not available in this "
-       "version; use -1"},
       {"zero_optimization.mics_hierarchical_params_gather",
        "hierarchical gathering is not available in this version; use false"},
       {"zero_optimization.zenflow",

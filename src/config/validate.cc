@@ -140,6 +140,12 @@ void check_zero(const Config& config, JsonObject& reader) {
                     "reduces; use stage 0 or 1 with it",
                     zero.stage));
   }
+  if (zero.mics_shard_size > 0 && zero.stage != 3) {
+    reader.violation("zero_optimization.mics_shard_size",
+                     fmt::format("expected -1 at stage {}; shard groups need "
+                                 "stage 3",
+                                 zero.stage));
+  }
   if (!zero.compute_grad_norm) {
     constexpr std::string_view kPath = "zero_optimization.compute_grad_norm";
     if (config.gradient_clipping != 0) {

@@ -122,7 +122,9 @@ std::vector<ConfigKey> zero_keys() {
        kHonoured,
        "error feedback for quantized gradients"},
       {NFOLD_KEY(zero_optimization.mics_shard_size), kHonoured,
-       "ranks in a shard group; -1: all"},
+       "MiCS, at stage 3: ranks that hold the state once among them, "
+       "neighbours; "
+       "the other such groups hold the same. -1: all ranks are one group"},
       {NFOLD_KEY(zero_optimization.mics_hierarchical_params_gather), kHonoured,
        "gather inside a machine and between machines in turn"},
       {"zero_optimization.zenflow",

@@ -45,10 +45,10 @@ Config prepared(const Config& config) {
 
 // What nfold::init left of the module, or the module sharded now.
 ShardedModel sharded(const std::shared_ptr<torch::nn::Module>& module,
-                     Group& group, const Config& config) {
-  auto initialized = take_initialized(module, group, config);
+                     Mesh& mesh, const Config& config) {
+  auto initialized = take_initialized(module, mesh, config);
   return initialized ? std::move(*initialized)
-                     : ShardedModel(*module, group, config);
+                     : ShardedModel(*module, mesh, config);
 }
 
 // A bucket need not be larger than the largest unit: memory would grow, and
@@ -122,13 +122,15 @@ Engine::Impl::Impl(std::shared_ptr<torch::nn::Module> module, Mesh& mesh,
                    const Config& config, EngineOptions options)
     : module_(std::move(module)),
       group_(mesh.data_parallel()),
+      shard_group_(mesh.shard_group()),
+      replica_group_(mesh.replica_group()),
       config_(prepared(config)),
       policy_(stage_policy(config_)),
-      model_(sharded(module_, group_, config_)),
-      fetcher_(group_, model_.all(), fetcher_options(config_),
-               dispatch_interceptor()),
+      model_(sharded(module_, mesh, config_)),
+      fetcher_(shard_group_, model_.all(), fetcher_options(config_),
+               dispatch_interceptor(), &group_),
       reducer_(
-          group_, model_.trained(),
+          shard_group_, model_.trained(),
           reducer_options(config_, policy_, model_.trained(), group_.size())),
       optimizer_(make_engine_optimizer(model_, config_, options)),
       scaler_(make_loss_scaler(config_)),
@@ -145,7 +147,7 @@ Engine::Impl::Impl(std::shared_ptr<torch::nn::Module> module, Mesh& mesh,
   }
   fetcher_.set_position(position());
   if (config_.wall_clock_breakdown) start_profile();
-  comm_at_last_step_ = group_.counts();
+  comm_at_last_step_ = comm_counts();
 }
 
 void Engine::Impl::check_not_spent(const char* operation) const {
@@ -216,6 +218,7 @@ void Engine::Impl::backward(const at::Tensor& loss) {
   timers_.forward_ms += ms_between(timers_.last_end, start);
   backward_scale_ = scaler_.scale();
   const auto waited = reducer_.wait_time();
+  leave_grads_to_one_replica();
   reducer_.begin(position());
   try {
     const auto seed = at::full_like(
@@ -241,7 +244,30 @@ void Engine::Impl::backward(const at::Tensor& loss) {
           .count();
 }
 
+void Engine::Impl::reduce_over_replicas() {
+  if (!replica_group_ || is_reduced_over_replicas_) return;
+  const ProfileRange range("nfold::reduce_over_replicas");
+  const auto start = Clock::now();
+  replica_group_->impl().set_label(position() + ", gradients of replicas");
+  std::vector<Pending> pendings;
+  for (auto* unit : model_.trained()) {
+    pendings.push_back(all_reduce(*replica_group_, unit->grad()));
+  }
+  for (auto& pending : pendings) pending.wait();
+  is_reduced_over_replicas_ = true;
+  timers_.comm_wait_ms += ms_between(start, Clock::now());
+}
+
+// The sum over replicas is about to be added to, and will be taken again.
+void Engine::Impl::leave_grads_to_one_replica() {
+  if (!is_reduced_over_replicas_) return;
+  is_reduced_over_replicas_ = false;
+  if (replica_group_->rank() == 0) return;
+  for (auto* unit : model_.trained()) unit->clear_grad();
+}
+
 void Engine::Impl::zero_grad() {
+  is_reduced_over_replicas_ = false;
   reducer_.reset();
   micro_steps_ = 0;
 }
@@ -252,8 +278,8 @@ bool Engine::Impl::measure_gradients(StepReport& report) {
     return true;
   }
   const ProfileRange range("nfold::grad_norm");
-  group_.impl().set_label(position() + ", gradient norm");
-  const double scaled_norm = global_grad_norm(group_, model_.trained());
+  shard_group_.impl().set_label(position() + ", gradient norm");
+  const double scaled_norm = global_grad_norm(shard_group_, model_.trained());
   const bool is_finite = std::isfinite(scaled_norm);
   report.grad_norm = scaled_norm * grad_scale();
   if (!is_finite) report.non_finite = describe_non_finite();
@@ -287,7 +313,7 @@ std::string Engine::Impl::describe_non_finite() {
 
 void Engine::Impl::update(double grad_scale) {
   const ProfileRange range("nfold::optimizer_step");
-  group_.impl().set_label(position() + ", updated parameters");
+  shard_group_.impl().set_label(position() + ", updated parameters");
   const auto threshold =
       std::min(kGatherNumel, config_.zero_optimization.allgather_bucket_size);
   std::vector<ShardedUnit*> waiting;
@@ -299,10 +325,10 @@ void Engine::Impl::update(double grad_scale) {
     waiting.push_back(unit);
     numel += unit->layout().numel();
     if (numel < threshold) return;
-    ShardedUnit::begin_gather(group_, std::exchange(waiting, {}));
+    ShardedUnit::begin_gather(shard_group_, std::exchange(waiting, {}));
     numel = 0;
   });
-  ShardedUnit::begin_gather(group_, waiting);
+  ShardedUnit::begin_gather(shard_group_, waiting);
   const auto start = Clock::now();
   for (auto* unit : model_.trained()) {
     if (unit->options().is_resident) unit->finish_gather();
@@ -316,7 +342,7 @@ void Engine::Impl::publish(ShardedUnit& unit) {
   fetcher_.release_all();
   unit.publish_shard();
   if (!unit.options().is_resident) return;
-  ShardedUnit::begin_gather(group_, {&unit});
+  ShardedUnit::begin_gather(shard_group_, {&unit});
   unit.finish_gather();
 }
 
@@ -357,6 +383,7 @@ StepReport Engine::Impl::step() {
   const ProfileRange range("nfold::step");
   const auto start = Clock::now();
   report.is_boundary = true;
+  reduce_over_replicas();
   const bool is_finite = measure_gradients(report);
   const bool is_checked =
       !config_.bf16.enabled || config_.bf16.check_grad_overflow;
@@ -384,6 +411,7 @@ StepReport Engine::Impl::step() {
     if (schedule_) schedule_->apply(updates_, optimizer_->groups());
   }
   for (auto* unit : model_.trained()) unit->clear_grad();
+  is_reduced_over_replicas_ = false;
   reducer_.clear_non_finite();
   micro_steps_ = 0;
   report.step = ++steps_;
@@ -416,12 +444,26 @@ void Engine::Impl::finish_report(StepReport& report) {
              report.is_skipped ? ", skipped" : "");
   }
   report.memory = memory();
-  const auto counts = group_.counts();
+  const auto counts = comm_counts();
   for (int i = 0; i < kNumCollectives; ++i) {
     report.comm[i].calls = counts[i].calls - comm_at_last_step_[i].calls;
     report.comm[i].bytes = counts[i].bytes - comm_at_last_step_[i].bytes;
   }
   comm_at_last_step_ = counts;
+}
+
+CommCounts Engine::Impl::comm_counts() const {
+  auto sum = group_.counts();
+  const auto add = [&](const Group& group) {
+    const auto counts = group.counts();
+    for (std::size_t i = 0; i < sum.size(); ++i) {
+      sum[i].calls += counts[i].calls;
+      sum[i].bytes += counts[i].bytes;
+    }
+  };
+  if (&shard_group_ != &group_) add(shard_group_);
+  if (replica_group_) add(*replica_group_);
+  return sum;
 }
 
 std::int64_t Engine::Impl::held_grads_bytes() const {

@@ -35,7 +35,14 @@ class Engine::Impl {
   MemoryReport memory() const;
   MemoryReport unsharded_memory() const;
 
+  // Of all ranks that train the model.
   Group& group() { return group_; }
+  // Of those that hold its state once.
+  Group& shard_group() { return shard_group_; }
+  // Of those that hold the same shard; may be null.
+  Group* replica_group() { return replica_group_; }
+  // Makes gradients those of all replicas, if they are not yet. Collective.
+  void reduce_over_replicas();
   ShardedModel& model() { return model_; }
   // Null in a run without optimizer.
   ShardedOptimizer* optimizer() { return optimizer_.get(); }
@@ -79,11 +86,15 @@ class Engine::Impl {
   // True when the gradients are fit for an update; fills norm and findings.
   bool measure_gradients(StepReport& report);
   void update(double grad_scale);
+  void leave_grads_to_one_replica();
+  CommCounts comm_counts() const;
   std::int64_t held_grads_bytes() const;
   std::string describe_non_finite();
 
   std::shared_ptr<torch::nn::Module> module_;
   Group& group_;
+  Group& shard_group_;
+  Group* replica_group_;
   Config config_;
   StagePolicy policy_;
   std::int64_t accumulation_steps_ = 1;
@@ -95,6 +106,7 @@ class Engine::Impl {
   double sum_scale_;  // turns what units accumulate into means over ranks
   std::optional<LrSchedule> schedule_;
 
+  bool is_reduced_over_replicas_ = false;
   bool is_spent_ = false;  // unshard_model took the parameters away
   std::int64_t steps_ = 0;
   std::int64_t updates_ = 0;      // steps that were not skipped

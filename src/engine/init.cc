@@ -58,7 +58,8 @@ std::vector<WeightTarget> targets_of(const std::vector<ParamOrigin>& origins,
 class InitScope::Impl {
  public:
   Impl(Mesh& mesh, const Config& config, InitOptions options)
-      : group_(mesh.data_parallel()),
+      : mesh_(mesh),
+        group_(mesh.data_parallel()),
         config_(config),
         options_(std::move(options)),
         scope_(construction_options(options_, group_)) {}
@@ -75,9 +76,8 @@ class InitScope::Impl {
       sources = match_weights(targets_of(origins, buffers), options_.weights);
     }
 
-    ShardedModel model(std::move(params), group_, config_,
-                       InitialValues::kZero);
-    ShardFiller filler(group_, model, origins);
+    ShardedModel model(std::move(params), mesh_, config_, InitialValues::kZero);
+    ShardFiller filler(mesh_, model, origins);
     if (sources.empty()) {
       warn_of_differing(
           filler.fill_from_tape(std::move(tape), options_.from_rank_0));
@@ -89,10 +89,11 @@ class InitScope::Impl {
     }
     warn_of_differing(agree_on_values(group_, buffers));
     convert_buffers(*module, config_);
-    keep_initialized(module, group_, std::move(model));
+    keep_initialized(module, mesh_, std::move(model));
   }
 
  private:
+  Mesh& mesh_;
   Group& group_;
   Config config_;
   InitOptions options_;

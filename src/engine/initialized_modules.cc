@@ -12,12 +12,13 @@ namespace nfold {
 namespace {
 
 struct Initialized {
-  Initialized(const std::shared_ptr<torch::nn::Module>& owner, Group& ranks,
+  Initialized(const std::shared_ptr<torch::nn::Module>& owner, Mesh& mesh,
               ShardedModel sharded)
       : module(owner),
-        group(&ranks),
+        group(&mesh.data_parallel()),
         model(std::move(sharded)),
-        fetcher(ranks, model.all(), FetcherOptions{}, dispatch_interceptor()) {
+        fetcher(mesh.shard_group(), model.all(), FetcherOptions{},
+                dispatch_interceptor(), group) {
     fetcher.set_position("before the engine");
   }
 
@@ -59,16 +60,16 @@ void check_unsharded(const torch::nn::Module& module) {
 }  // namespace
 
 void keep_initialized(const std::shared_ptr<torch::nn::Module>& module,
-                      Group& group, ShardedModel model) {
+                      Mesh& mesh, ShardedModel model) {
   auto& all = registry();
   const std::lock_guard lock(all.mutex);
   all.forget_destroyed();
   all.modules.push_back(
-      std::make_unique<Initialized>(module, group, std::move(model)));
+      std::make_unique<Initialized>(module, mesh, std::move(model)));
 }
 
 std::optional<ShardedModel> take_initialized(
-    const std::shared_ptr<torch::nn::Module>& module, Group& group,
+    const std::shared_ptr<torch::nn::Module>& module, const Mesh& mesh,
     const Config& config) {
   auto& all = registry();
   const std::lock_guard lock(all.mutex);
@@ -81,12 +82,13 @@ std::optional<ShardedModel> take_initialized(
     return std::nullopt;
   }
   auto& initialized = **found;
-  TORCH_CHECK_VALUE(initialized.group == &group, "[rank ", group.rank(),
+  TORCH_CHECK_VALUE(initialized.group == &mesh.data_parallel(), "[rank ",
+                    mesh.rank(),
                     "] nfold::init sharded the module over the group ",
                     initialized.group->name(),
                     " of another mesh, but the "
                     "engine is made with another one; use the same mesh");
-  initialized.model.check_made_for(*module, group, config);
+  initialized.model.check_made_for(*module, mesh, config);
   initialized.fetcher.check_idle("Engine");
   initialized.fetcher.release_all();
   initialized.fetcher.stop_watching();

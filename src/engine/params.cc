@@ -35,7 +35,8 @@ class Access {
 
   // The full parameter-shaped tensor whose owned pieces the ranks hold.
   at::Tensor gather(const at::Tensor& own_piece) {
-    return gather_pieces(engine_.group(), unit(), address_.param, own_piece)
+    return gather_pieces(engine_.shard_group(), unit(), address_.param,
+                         own_piece)
         .view(param().tensor().sizes());
   }
 
@@ -78,12 +79,14 @@ at::Tensor owned_weights(Access& access) {
 
 at::Tensor unscaled_grad(Access& access) {
   access.check_has_grad();
+  access.engine().reduce_over_replicas();
   return access.owned_part(access.unit().grad())
       .to(at::kFloat)
       .mul(access.engine().grad_scale());
 }
 
 void set_grad(Access& access, const at::Tensor& own_piece) {
+  access.engine().reduce_over_replicas();
   access.owned_part(access.unit().grad())
       .copy_(own_piece.to(at::kFloat).div(access.engine().grad_scale()));
 }

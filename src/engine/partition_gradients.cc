@@ -81,7 +81,7 @@ at::Tensor packed(const Travelling& each, const at::Tensor& grad) {
 void partition_gradients(Engine& engine, const std::vector<at::Tensor>& params,
                          std::vector<at::Tensor>& buffers, bool accumulate) {
   auto& impl = engine.impl();
-  auto& group = impl.group();
+  auto& group = impl.shard_group();
   TORCH_CHECK_VALUE(params.size() == buffers.size(),
                     "partition_gradients: expected a buffer, or an undefined "
                     "tensor, for each of ",
@@ -125,6 +125,9 @@ void partition_gradients(Engine& engine, const std::vector<at::Tensor>& params,
     const auto begin =
         each.unit->options().owns_whole_range ? 0 : group.rank() * longest;
     const auto sum = each.flat.narrow(0, begin, each.own.numel);
+    if (auto* replicas = impl.replica_group()) {
+      all_reduce(*replicas, sum).wait();
+    }
     if (!buffers[i].defined()) {
       buffers[i] = at::empty({each.own.numel}, at::kFloat);
     }

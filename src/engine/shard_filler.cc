@@ -49,9 +49,12 @@ std::vector<ParamOrigin> origins_of(const std::vector<ParamState>& params) {
   return origins;
 }
 
-ShardFiller::ShardFiller(Group& group, ShardedModel& model,
+ShardFiller::ShardFiller(Mesh& mesh, ShardedModel& model,
                          std::vector<ParamOrigin> origins)
-    : group_(group), model_(model), origins_(std::move(origins)) {
+    : group_(mesh.data_parallel()),
+      shard_group_(mesh.shard_group()),
+      model_(model),
+      origins_(std::move(origins)) {
   std::unordered_map<std::string, ParamAddress> addresses;
   for (std::size_t unit = 0; unit < model_.units().size(); ++unit) {
     const auto& params = model_.units()[unit]->params();
@@ -227,7 +230,7 @@ at::Tensor ShardFiller::gathered(std::size_t origin) {
   const auto piece = owned_piece(unit, param);
   const auto unrounded = unrounded_.find(origin);
   return gather_pieces(
-      group_, unit, param,
+      shard_group_, unit, param,
       unrounded != unrounded_.end()
           ? unrounded->second
           : kept_in(unit).narrow(0, piece.range_begin, piece.numel));

@@ -3,7 +3,7 @@
 // Brings the values of parameters that a function has built without memory
 // into their shards, one parameter at a time.
 //
-//   ShardFiller filler(group, model, std::move(origins));
+//   ShardFiller filler(mesh, model, std::move(origins));
 //   filler.fill_from_tape(std::move(tape));
 //
 // Where the ranks have the same tape each of them computes every value, keeps
@@ -19,7 +19,7 @@
 #include <vector>
 
 #include "engine/sharded_model.h"
-#include "nfold/group.h"
+#include "nfold/mesh.h"
 #include "param/construction_tape.h"
 #include "param/tape_replay.h"
 
@@ -40,7 +40,7 @@ std::vector<ParamOrigin> origins_of(const std::vector<ParamState>& params);
 class ShardFiller : private ReplaySink {
  public:
   // `model` was made with InitialValues::kZero.
-  ShardFiller(Group& group, ShardedModel& model,
+  ShardFiller(Mesh& mesh, ShardedModel& model,
               std::vector<ParamOrigin> origins);
 
   // Afterwards everything on the tape that is no parameter is real too.
@@ -77,7 +77,8 @@ class ShardFiller : private ReplaySink {
   enum class Command : std::int64_t { kValue, kPieces, kDone, kFailed };
   void announce(Command command, std::size_t origin = 0);
 
-  Group& group_;
+  Group& group_;        // of all ranks that build the module
+  Group& shard_group_;  // of those that hold it once
   ShardedModel& model_;
   std::vector<ParamOrigin> origins_;
   Role role_ = Role::kComputes;

@@ -31,19 +31,21 @@ void warn_of_differing(const std::vector<std::string>& names) {
       names.size(), names.front());
 }
 
-ShardedModel::ShardedModel(torch::nn::Module& module, Group& group,
+ShardedModel::ShardedModel(torch::nn::Module& module, Mesh& mesh,
                            const Config& config)
     : ShardedModel(
           [&] {
             auto params = collect_params(module);
-            warn_of_differing(agree_on_model(group, module, params));
+            warn_of_differing(
+                agree_on_model(mesh.data_parallel(), module, params));
             convert_buffers(module, config);
             return params;
           }(),
-          group, config, InitialValues::kFromParams) {}
+          mesh, config, InitialValues::kFromParams) {}
 
-ShardedModel::ShardedModel(std::vector<ParamState> params, const Group& group,
+ShardedModel::ShardedModel(std::vector<ParamState> params, const Mesh& mesh,
                            const Config& config, InitialValues initial) {
+  const auto& group = mesh.shard_group();
   const auto plan = plan_sharding(params, config, stage_policy(config),
                                   group.rank(), group.size());
   for (const auto& planned : plan) {
@@ -61,8 +63,9 @@ ShardedModel::ShardedModel(std::vector<ParamState> params, const Group& group,
 }
 
 void ShardedModel::check_made_for(const torch::nn::Module& module,
-                                  const Group& group,
+                                  const Mesh& mesh,
                                   const Config& config) const {
+  const auto& group = mesh.shard_group();
   const auto params = collect_params(module);
   const auto plan = plan_sharding(params, config, stage_policy(config),
                                   group.rank(), group.size());
@@ -72,7 +75,7 @@ void ShardedModel::check_made_for(const torch::nn::Module& module,
               plan[i].params.size() == units_[i]->params().size();
   }
   TORCH_CHECK_VALUE(
-      is_same, "[rank ", group.rank(),
+      is_same, "[rank ", mesh.rank(),
       "] nfold::init sharded the module for another configuration, or it was "
       "changed since (requires_grad, a parameter added or taken away). Give "
       "nfold::init and Engine the same configuration, and freeze parameters "

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "nfold/config.h"
-#include "nfold/group.h"
+#include "nfold/mesh.h"
 #include "param/sharded_unit.h"
 
 namespace nfold {
@@ -31,14 +31,14 @@ class ShardedModel {
  public:
   // Makes all ranks agree on the model (see model_agreement.h), then moves
   // its parameters into units. Collective.
-  ShardedModel(torch::nn::Module& module, Group& group, const Config& config);
+  ShardedModel(torch::nn::Module& module, Mesh& mesh, const Config& config);
   // Of parameters whose values come later, see InitialValues::kZero.
-  ShardedModel(std::vector<ParamState> params, const Group& group,
+  ShardedModel(std::vector<ParamState> params, const Mesh& mesh,
                const Config& config, InitialValues initial);
 
   // Raises c10::ValueError if this is not what the configuration would make of
   // the module on these ranks.
-  void check_made_for(const torch::nn::Module& module, const Group& group,
+  void check_made_for(const torch::nn::Module& module, const Mesh& mesh,
                       const Config& config) const;
 
   const std::vector<std::unique_ptr<ShardedUnit>>& units() const {

@@ -37,7 +37,7 @@ class AccessHandler {
 
   // "[rank 1] step 12": for errors.
   virtual std::string where() const = 0;
-  // The ranks that hold the shards.
+  // The ranks that hold the model, and so must agree on its values.
   virtual Group& group() const = 0;
 };
 

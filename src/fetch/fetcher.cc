@@ -46,8 +46,11 @@ FetcherOptions checked(FetcherOptions options,
 }  // namespace
 
 Fetcher::Fetcher(Group& group, std::vector<ShardedUnit*> units,
-                 FetcherOptions options, AccessSource& source)
-    : group_(group), options_(checked(options, units)), source_(source) {
+                 FetcherOptions options, AccessSource& source, Group* all)
+    : group_(group),
+      all_(all ? *all : group),
+      options_(checked(options, units)),
+      source_(source) {
   units_ = std::move(units);
   for (auto* unit : units_) {
     source_.watch(*unit, *this);
@@ -104,7 +107,7 @@ void Fetcher::discard(UnitRefs units) {
 
 std::string Fetcher::where() const {
   const std::lock_guard lock(mutex_);
-  return fmt::format("[rank {}] {}", group_.rank(), position_);
+  return fmt::format("[rank {}] {}", all_.rank(), position_);
 }
 
 void Fetcher::set_position(std::string position) {
@@ -137,8 +140,8 @@ void Fetcher::check_idle(const char* operation) const {
   for (const auto& [unit, num_pins] : resident_pins_) {
     if (num_pins > 0) names += "\n  " + unit->name();
   }
-  TORCH_CHECK_VALUE(names.empty(), "[rank ", group_.rank(), "] ", position_,
-                    ": ", operation, " while these are gathered:", names,
+  TORCH_CHECK_VALUE(names.empty(), "[rank ", all_.rank(), "] ", position_, ": ",
+                    operation, " while these are gathered:", names,
                     "\nClose nfold::GatheredParameters first.");
 }
 

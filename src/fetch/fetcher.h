@@ -62,17 +62,19 @@ struct FetchCounts {
 class Fetcher : public AccessHandler {
  public:
   // Resident units are always whole; the others come and go. `source` outlives
-  // the fetcher. Raises c10::ValueError for options out of range; a live budget
-  // below the largest unit is raised to it, with a warning.
+  // the fetcher. `group` has the ranks that hold the shards; `all` those that
+  // hold the model, where several groups hold it. Raises c10::ValueError for
+  // options out of range; a live budget below the largest unit is raised to it,
+  // with a warning.
   Fetcher(Group& group, std::vector<ShardedUnit*> units, FetcherOptions options,
-          AccessSource& source);
+          AccessSource& source, Group* all = nullptr);
   ~Fetcher() override;
 
   void begin_access(UnitRefs units) override;
   void end_access(UnitRefs units) noexcept override;
   void discard(UnitRefs units) override;
   std::string where() const override;
-  Group& group() const override { return group_; }
+  Group& group() const override { return all_; }
 
   // For good: the parameters are tensors like others from now on.
   void stop_watching() noexcept;
@@ -135,6 +137,7 @@ class Fetcher : public AccessHandler {
   std::int64_t numel_to_gather(std::size_t unit) const;
 
   Group& group_;
+  Group& all_;
   const FetcherOptions options_;
   AccessSource& source_;
   std::vector<ShardedUnit*> units_;

@@ -77,8 +77,9 @@ void register_views(torch::Library& library) {
 }  // namespace
 
 void register_typed_operators() {
-  static torch::Library* library = [] {
-    // Never destroyed: operators may run while the process ends.
+  // Never destroyed: operators may run while the process ends. Kept in a
+  // variable that the compiler may not drop, or leak checkers find it lost.
+  [[gnu::used]] static torch::Library* const library = [] {
     auto* made = new torch::Library(torch::Library::IMPL, "aten",
                                     kInterceptionKey, __FILE__, __LINE__);
     using namespace at::_ops;  // NOLINT: names of operators, nothing else
@@ -92,7 +93,6 @@ void register_typed_operators() {
                    as_strided>(*made);
     return made;
   }();
-  (void)library;
 }
 
 }  // namespace nfold

@@ -1,0 +1,298 @@
+// MiCS: state sharded over groups smaller than the world. The same training as
+// stage 3, with the memory of its shard groups.
+#include "engine/engine_test.h"
+
+namespace nfold::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+Config mics_config(int shard_size, int accumulation = 1,
+                   const std::string& more = "",
+                   const std::string& optimizer = kAdamW) {
+  return config_of(
+      {.stage = 3,
+       .optimizer = optimizer,
+       .zero = fmt::format(R"(, "stage3_param_persistence_threshold": 0,
+                                "mics_shard_size": {})",
+                           shard_size),
+       .more =
+           fmt::format(R"(, "gradient_accumulation_steps": {})", accumulation) +
+           more});
+}
+
+struct Run {
+  std::vector<float> losses;
+  std::vector<double> norms;
+  std::vector<at::Tensor> params;  // fp32, of rank 0
+};
+
+Run train(const Config& config, int num_ranks, int num_steps = 6) {
+  Run run;
+  on_ranks(num_ranks, config, [&](World& world, Mesh& mesh) {
+    Tower model(24);
+    Engine engine(model, mesh, config);
+    const auto accumulation = config.gradient_accumulation_steps.value_or(1);
+    for (int step = 0; step < num_steps; ++step) {
+      StepReport report;
+      at::Tensor loss;
+      for (std::int64_t micro = 0; micro < accumulation; ++micro) {
+        loss = model->loss((step * accumulation + micro) * num_ranks +
+                           world.rank());
+        engine.backward(loss);
+        report = engine.step();
+      }
+      if (world.rank() != 0) continue;
+      run.losses.push_back(loss.item<float>());
+      run.norms.push_back(report.grad_norm);
+    }
+    for (const auto& param : model->parameters()) {
+      const auto value = safe_get_full_fp32_param(engine, param);
+      if (world.rank() == 0) run.params.push_back(value);
+    }
+  });
+  return run;
+}
+
+void expect_near(const Run& actual, const Run& expected, double tolerance) {
+  for (std::size_t i = 0; i < expected.losses.size(); ++i) {
+    EXPECT_NEAR(actual.losses[i], expected.losses[i],
+                tolerance * std::abs(expected.losses[i]));
+    EXPECT_NEAR(actual.norms[i], expected.norms[i],
+                tolerance * expected.norms[i]);
+  }
+  for (std::size_t i = 0; i < expected.params.size(); ++i) {
+    EXPECT_LE((actual.params[i] - expected.params[i]).norm().item<double>(),
+              tolerance * expected.params[i].norm().item<double>());
+  }
+}
+
+void expect_equal(const Run& actual, const Run& expected) {
+  EXPECT_EQ(actual.losses, expected.losses);
+  for (std::size_t i = 0; i < expected.params.size(); ++i) {
+    EXPECT_TRUE(same_bits(actual.params[i], expected.params[i])) << i;
+  }
+}
+
+TEST(MicsTest, OnTwoRanksGivesTheBitsOfStage3) {
+  const auto expected = train(mics_config(-1), 2);
+  for (const int shard_size : {1, 2}) {
+    const auto actual = train(mics_config(shard_size), 2);
+    expect_equal(actual, expected);
+    expect_near(actual, expected, 1e-6);
+  }
+}
+
+// Among replicas gradients travel in the accumulation dtype, fp32, and so are
+// not rounded to bf16 once more.
+TEST(MicsTest, InBf16OneShardGroupGivesTheBitsOfStage3AndSeveralComeNear) {
+  const auto run = [](int shard_size) {
+    return train(mics_config(shard_size, 1, kBf16, kSgd), 2, /*num_steps=*/3);
+  };
+  const auto expected = run(-1);
+  expect_equal(run(2), expected);
+  expect_near(run(1), expected, 2e-2);
+}
+
+TEST(MicsTest, WithAccumulationAndMoreRanksItAgreesUpToRounding) {
+  for (const int accumulation : {1, 3}) {
+    for (const int num_ranks : {3, 4}) {
+      const auto expected = train(mics_config(-1, accumulation), num_ranks);
+      for (int shard_size = 1; shard_size <= num_ranks; ++shard_size) {
+        if (num_ranks % shard_size != 0) continue;
+        const auto actual =
+            train(mics_config(shard_size, accumulation), num_ranks);
+        expect_near(actual, expected, 1e-5);
+        if (shard_size == num_ranks) expect_equal(actual, expected);
+      }
+    }
+  }
+}
+
+TEST(MicsTest, StateIsThatOfTheShardGroup) {
+  for (const int shard_size : {1, 2, 4}) {
+    const auto config = mics_config(shard_size);
+    on_ranks(4, config, [&](World& world, Mesh& mesh) {
+      Tower model(128);
+      const auto numel = static_cast<double>(numel_of(*model));
+      Engine engine(model, mesh, config);
+      train_step(engine, model->loss(world.rank()));
+      const auto memory = engine.memory();
+      const auto held =
+          memory.params_bytes + memory.grads_bytes + memory.optimizer_bytes;
+      EXPECT_LE(held, 1.02 * 16 * numel / shard_size);
+      EXPECT_GE(held, 16 * numel / shard_size);
+    });
+  }
+}
+
+// Parameters and micro steps stay inside of the shard groups; only the
+// boundary goes to the replicas.
+TEST(MicsTest, ReplicasMeetAtTheBoundaryOnly) {
+  const auto config = mics_config(2, 3);
+  on_ranks(4, config, [&](World& world, Mesh& mesh) {
+    ASSERT_NE(mesh.replica_group(), nullptr);
+    EXPECT_EQ(
+        mesh.shard_group().global_ranks(),
+        world.rank() < 2 ? std::vector<int>({0, 1}) : std::vector<int>({2, 3}));
+    EXPECT_EQ(mesh.replica_group()->global_ranks(),
+              std::vector<int>({world.rank() % 2, world.rank() % 2 + 2}));
+    Tower model(24);
+    Engine engine(model, mesh, config);
+    const auto of_world = mesh.data_parallel().counts();
+    const auto bytes_to_replicas = [&] {
+      std::int64_t bytes = 0;
+      for (const auto& count : mesh.replica_group()->counts()) {
+        bytes += count.bytes;
+      }
+      return bytes;
+    };
+    std::int64_t shard_bytes = 0;
+    for (int micro = 0; micro < 3; ++micro) {
+      EXPECT_EQ(bytes_to_replicas(), 0);
+      engine.backward(model->loss(micro * 4 + world.rank()));
+      if (micro < 2) engine.step();
+    }
+    const auto report = engine.step();
+    shard_bytes = engine.memory().grads_bytes;
+    // An all-reduce of the shard among two.
+    EXPECT_EQ(bytes_to_replicas(), shard_bytes);
+    EXPECT_TRUE(report.is_boundary);
+    for (int i = 0; i < kNumCollectives; ++i) {
+      EXPECT_EQ(mesh.data_parallel().counts()[i].bytes, of_world[i].bytes);
+    }
+  });
+}
+
+TEST(MicsTest, GradientsMayBeReadAndAddedToBeforeTheStep) {
+  const auto gradients_of = [&](int shard_size) {
+    std::vector<at::Tensor> gradients;
+    const auto config = mics_config(shard_size, 1, "", kSgd);
+    on_ranks(4, config, [&](World& world, Mesh& mesh) {
+      Vectors model(std::vector<std::int64_t>{0, 1, 2, 7, 8, 1023});
+      Engine engine(model, mesh, config);
+      for (int round = 0; round < 2; ++round) {
+        engine.backward(model->loss(round * 4 + world.rank()));
+        for (const auto& weight : model->weights) {
+          const auto grad = safe_get_full_grad(engine, weight);
+          EXPECT_TRUE(same_bits(grad, safe_get_full_grad(engine, weight)));
+          if (world.rank() == 0) gradients.push_back(grad);
+        }
+      }
+      const auto& last = model->weights.back();
+      safe_set_full_grad(engine, last, torch::ones({1023}));
+      engine.step();
+      const auto value = safe_get_full_fp32_param(engine, last);
+      if (world.rank() == 0) gradients.push_back(value);
+    });
+    return gradients;
+  };
+  const auto expected = gradients_of(-1);
+  for (const int shard_size : {1, 2, 4}) {
+    const auto actual = gradients_of(shard_size);
+    ASSERT_EQ(actual.size(), expected.size());
+    // Eighths: no order of sums rounds.
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_TRUE(same_bits(actual[i], expected[i])) << i;
+    }
+  }
+}
+
+TEST(MicsTest, PartitionGradientsSumsOverReplicasToo) {
+  const auto config = mics_config(2);
+  on_ranks(4, config, [&](World& world, Mesh& mesh) {
+    Vectors model(std::vector<std::int64_t>{5, 40});
+    Engine engine(model, mesh, config);
+    model->loss(world.rank()).backward();
+    std::vector<at::Tensor> buffers(2);
+    partition_gradients(engine, model->weights, buffers);
+    double sum = 0;
+    for (const auto& buffer : buffers) sum += buffer.sum().item<double>();
+    auto total = torch::full({1}, sum, at::kDouble);
+    all_reduce(mesh.shard_group(), total).wait();
+    double expected = 0;
+    for (std::size_t i = 0; i < 2; ++i) {
+      expected += 4 * VectorsImpl::mean_gradient(i, i == 0 ? 5 : 40, 0, 4)
+                          .sum()
+                          .item<double>();
+    }
+    EXPECT_NEAR(total.item<double>(), expected, 1e-5);
+  });
+}
+
+TEST(MicsTest, ScopesReachAllReplicas) {
+  const auto config = mics_config(2);
+  on_ranks(4, config, [&](World& world, Mesh& mesh) {
+    Tower model(16);
+    Engine engine(model, mesh, config);
+    {
+      const GatheredParameters scope(model->head->weight, {.modifier_rank = 3});
+      torch::NoGradGuard no_grad;
+      model->head->weight.fill_(world.rank());
+    }
+    EXPECT_EQ(model->head->weight.mean().item<float>(), 3);
+    EXPECT_THAT(error_of([&] {
+                  GatheredParameters scope(model->head->weight);
+                  torch::NoGradGuard no_grad;
+                  if (world.rank() == 2) model->head->weight.fill_(9);
+                  scope.close();
+                }),
+                AllOf(HasSubstr("rank 2"), HasSubstr("head.weight")));
+    EXPECT_EQ(model->head->weight.mean().item<float>(), 3);
+    train_step(engine, model->loss(world.rank()));
+  });
+}
+
+TEST(MicsTest, InitGivesEveryReplicaTheValuesOfRank0) {
+  const auto config = mics_config(2);
+  for (const bool from_rank_0 : {false, true}) {
+    torch::manual_seed(1);
+    torch::nn::Linear expected(300, 40);
+    on_ranks(4, config, [&](World& world, Mesh& mesh) {
+      auto model = init(
+          mesh, config,
+          [&] {
+            torch::manual_seed(static_cast<std::uint64_t>(1 + world.rank()));
+            return torch::nn::Linear(300, 40);
+          },
+          {.from_rank_0 = from_rank_0});
+      Engine engine(model, mesh, config);
+      EXPECT_TRUE(same_bits(safe_get_full_fp32_param(engine, model->weight),
+                            expected->weight.detach()));
+    });
+  }
+}
+
+TEST(MicsTest, AnOverflowOnOneReplicaSkipsTheStepOnAll) {
+  const auto config = mics_config(2);
+  on_ranks(4, config, [&](World& world, Mesh& mesh) {
+    Tower model(16);
+    Engine engine(model, mesh, config);
+    const auto before = safe_get_full_fp32_param(engine, model->head->weight);
+    const auto scale = world.rank() == 3 ? INFINITY : 1.0f;
+    const auto report = train_step(engine, model->loss(0) * scale);
+    EXPECT_TRUE(report.is_skipped);
+    EXPECT_THAT(report.non_finite, HasSubstr("rank 3"));
+    EXPECT_TRUE(same_bits(safe_get_full_fp32_param(engine, model->head->weight),
+                          before));
+    EXPECT_FALSE(train_step(engine, model->loss(0)).is_skipped);
+  });
+}
+
+TEST(MicsTest, SizesThatDoNotDivideAndOtherStagesAreErrors) {
+  const auto error_on = [](int num_ranks, int shard_size) {
+    return error_of([&] {
+      on_ranks(num_ranks, mics_config(shard_size), [](World&, Mesh&) {});
+    });
+  };
+  EXPECT_THAT(error_on(3, 2), HasSubstr("3 is not divisible by 2"));
+  EXPECT_THAT(error_on(4, 8), HasSubstr("4 is not divisible by 8"));
+  EXPECT_THAT(error_of([] {
+                config_of({.stage = 2, .zero = R"(, "mics_shard_size": 2)"});
+              }),
+              AllOf(HasSubstr("mics_shard_size"), HasSubstr("stage 3")));
+}
+
+}  // namespace
+}  // namespace nfold::testing
