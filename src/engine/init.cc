@@ -44,6 +44,7 @@ ConstructionOptions construction_options(const InitOptions& options,
 std::vector<WeightTarget> targets_of(const std::vector<ParamOrigin>& origins,
                                      const std::vector<NamedTensor>& buffers) {
   std::vector<WeightTarget> targets;
+  targets.reserve(origins.size() + buffers.size());
   for (const auto& origin : origins) {
     targets.push_back({origin.names, origin.tensor});
   }

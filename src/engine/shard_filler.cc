@@ -43,6 +43,7 @@ std::int64_t largest_bytes(const std::vector<ParamOrigin>& origins) {
 
 std::vector<ParamOrigin> origins_of(const std::vector<ParamState>& params) {
   std::vector<ParamOrigin> origins;
+  origins.reserve(params.size());
   for (const auto& param : params) {
     origins.push_back({param.name, param.names, param.tensor().detach()});
   }

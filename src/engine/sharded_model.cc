@@ -84,6 +84,7 @@ void ShardedModel::check_made_for(const torch::nn::Module& module,
 
 std::vector<ShardedUnit*> ShardedModel::all() const {
   std::vector<ShardedUnit*> units;
+  units.reserve(units_.size());
   for (const auto& unit : units_) units.push_back(unit.get());
   return units;
 }

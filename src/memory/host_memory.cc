@@ -25,6 +25,11 @@ constexpr bool kIsSanitized = true;
 constexpr bool kIsSanitized = false;
 #endif
 
+// The pool counts in numbers, the system in pointers.
+void* pointer_to(std::uint64_t address) {
+  return reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr)
+}
+
 // Addresses at a page's boundary, without memory; null where there are none.
 void* map_addresses(std::int64_t num_bytes) {
   const auto mapped_bytes = static_cast<std::size_t>(num_bytes + kPageBytes);
@@ -34,7 +39,7 @@ void* map_addresses(std::int64_t num_bytes) {
   const auto page = static_cast<std::uintptr_t>(kPageBytes);
   const auto first =
       (reinterpret_cast<std::uintptr_t>(mapped) + page - 1) / page * page;
-  void* begin = reinterpret_cast<void*>(first);
+  void* begin = pointer_to(first);
   // A wish: small pages do where huge ones are not permitted.
   ::madvise(begin, static_cast<std::size_t>(num_bytes), MADV_HUGEPAGE);
   return begin;
@@ -92,7 +97,7 @@ class HostCache : public c10::Allocator {
     if (!taken) return nullptr;
     give_back(taken->release);
     ++(taken->is_resident ? reused_ : fresh_);
-    return reinterpret_cast<void*>(taken->begin);
+    return pointer_to(taken->begin);
   }
 
   bool add_segment(std::int64_t num_bytes) {
@@ -110,7 +115,7 @@ class HostCache : public c10::Allocator {
 
   static void give_back(const std::vector<AddressRange>& ranges) {
     for (const auto& range : ranges) {
-      ::madvise(reinterpret_cast<void*>(range.begin),
+      ::madvise(pointer_to(range.begin),
                 static_cast<std::size_t>(range.num_bytes), MADV_DONTNEED);
     }
   }
