@@ -19,7 +19,8 @@ inline constexpr bool kHasShadowMemory = true;
 inline constexpr bool kHasShadowMemory = false;
 #endif
 
-// Each layer is a unit.
+// Each layer is a unit. Draws every weight twice; the first values are
+// nobody's.
 struct LayersImpl : torch::nn::Module {
   LayersImpl(int depth, std::int64_t width) {
     for (int i = 0; i < depth; ++i) {

@@ -1,11 +1,10 @@
 // Modules that are built straight into shards: the same bits as eager ones,
 // the memory of shards only.
-#include <c10/core/Allocator.h>
-#include <c10/util/ThreadLocalDebugInfo.h>
-
 #include <filesystem>
 
+#include "engine/engine_process_test.h"
 #include "engine/engine_test.h"
+#include "engine/live_bytes_test.h"
 #include "nfold/checkpoint.h"
 
 namespace nfold::testing {
@@ -461,48 +460,16 @@ TEST(InitBeforeEngineTest, AModuleMayGoWithoutAnEngine) {
   });
 }
 
-// Bytes of tensors of this thread.
-class LiveTensors : public c10::MemoryReportingInfoBase {
- public:
-  void reportMemoryUsage(void* /*ptr*/, std::int64_t alloc_size,
-                         std::size_t /*total_allocated*/,
-                         std::size_t /*total_reserved*/,
-                         c10::Device /*device*/) override {
-    live_ += alloc_size;
-    peak_ = std::max(peak_, live_);
-  }
-  bool memoryProfilingEnabled() const override { return true; }
-  std::int64_t live() const { return live_; }
-  std::int64_t peak() const { return peak_; }
-
- private:
-  std::int64_t live_ = 0;
-  std::int64_t peak_ = 0;
-};
-
-// Draws every weight twice; the first values are nobody's.
-struct TwiceDrawnImpl : torch::nn::Module {
-  TwiceDrawnImpl(int depth, std::int64_t width) {
-    for (int i = 0; i < depth; ++i) {
-      auto layer = register_module(fmt::format("{}", i),
-                                   torch::nn::Linear(width, width));
-      torch::nn::init::normal_(layer->weight);
-    }
-  }
-};
-TORCH_MODULE(TwiceDrawn);
-
 TEST(InitMemoryTest, PeakIsTheShardsAndOneParameter) {
   constexpr int kDepth = 12;
   constexpr std::int64_t kWidth = 512;
   constexpr std::int64_t kLayerBytes = kWidth * kWidth * 4;  // 1 MiB
   for (const int num_ranks : {2, 4}) {
     on_ranks(num_ranks, stage3(), [&](World& /*world*/, Mesh& mesh) {
-      const auto counter = std::make_shared<LiveTensors>();
+      const auto counter = std::make_shared<LiveBytes>();
       const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE,
                                       counter);
-      auto model =
-          init(mesh, stage3(), [&] { return TwiceDrawn(kDepth, kWidth); });
+      auto model = init(mesh, stage3(), [&] { return Layers(kDepth, kWidth); });
       const auto shards = kDepth * kLayerBytes / num_ranks;
       constexpr std::int64_t kSmall = 256 << 10;
       EXPECT_LE(counter->live(), shards + kSmall);

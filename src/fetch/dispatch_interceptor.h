@@ -15,8 +15,8 @@
 // that replaces its storage. A result that shares memory with a sharded
 // parameter without carrying its key gets the key.
 //
-// The table of watched storages is the one piece of mutable process-wide
-// state in nfold: the dispatcher calls a plain function.
+// The table of watched storages belongs to the process, since the dispatcher
+// calls a plain function.
 //
 // Thread-safe.
 #pragma once

@@ -1,7 +1,7 @@
 // File: block_pool.h
 //
 // Which addresses a caching allocator hands out and which it gives back to the
-// system. Pure: numbers in, numbers out; host_cache.h does what is decided
+// system. Pure: numbers in, numbers out; host_memory.cc does what is decided
 // here.
 //
 //   BlockPool pool(/*page_bytes=*/2 << 20);

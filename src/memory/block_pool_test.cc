@@ -211,7 +211,6 @@ TEST(BlockPoolTest, RandomUseKeepsEveryPromise) {
       }
       EXPECT_EQ(pool.bytes_in_use(), in_use);
       EXPECT_EQ(pool.peak_bytes_in_use(), peak);
-      // A page more, as large blocks are released in whole pages.
       EXPECT_LE(pool.resident_bytes(), peak);
     }
     for (const auto& [begin, bytes] : held) pool.give(begin);

@@ -67,15 +67,15 @@ class HostCache : public c10::Allocator {
   }
 
   void free(void* data) {
-    const bool is_ours = [&] {
+    {
       const std::lock_guard lock(mutex_);
-      return pool_.give(reinterpret_cast<std::uintptr_t>(data));
-    }();
-    if (is_ours) {
-      c10::profiledCPUMemoryReporter().Delete(data);
-    } else {
-      base_.raw_deleter()(data);
+      if (pool_.give(reinterpret_cast<std::uintptr_t>(data))) {
+        // Before another thread gets the address and reports it as new.
+        c10::profiledCPUMemoryReporter().Delete(data);
+        return;
+      }
     }
+    base_.raw_deleter()(data);
   }
 
   void release() {

@@ -6,21 +6,12 @@
 
 #include "param/construction_test.h"
 #include "param/param_state.h"
+#include "testing/raised_text.h"
 
 namespace nfold {
 namespace {
 
 using testing::HasSubstr;
-
-template <typename Function>
-std::string text_of(Function&& function) {
-  try {
-    function();
-  } catch (const c10::Error& error) {
-    return error.what_without_backtrace();
-  }
-  return "";
-}
 
 // A language model in small: tied weights, a buffer, a frozen table, one tensor
 // under two names, views, and tensors that are not registered.
@@ -237,9 +228,10 @@ TEST(DeferredConstructionTest, TablesOfZerosMayBeWrittenThroughPointers) {
 TEST(DeferredConstructionTest, OtherAccessThroughPointersSaysWhatToDo) {
   ConstructionScope scope;
   auto weight = torch::randn({80, 96});
-  EXPECT_THAT(text_of([&] { weight.data_ptr<float>(); }),
+  EXPECT_THAT(text_of<c10::Error>([&] { weight.data_ptr<float>(); }),
               HasSubstr("ConstructionPause"));
-  EXPECT_THAT(text_of([&] { weight.data_ptr<float>(); }), HasSubstr("randn"));
+  EXPECT_THAT(text_of<c10::Error>([&] { weight.data_ptr<float>(); }),
+              HasSubstr("randn"));
 }
 
 TEST(DeferredConstructionTest, WhatIsComputedFromARealParameterHasAHistory) {
@@ -265,9 +257,9 @@ TEST(DeferredConstructionTest, GradientsAreRequiredAsEagerly) {
   };
   expect_same_construction(build);
   const auto result = materialize(defer_construction(build));
-  EXPECT_THAT(text_of([&] { result[0].second.sum().backward(); }),
+  EXPECT_THAT(text_of<c10::Error>([&] { result[0].second.sum().backward(); }),
               HasSubstr("aten::mul"));
-  EXPECT_THAT(text_of([&] { result[1].second.sum().backward(); }),
+  EXPECT_THAT(text_of<c10::Error>([&] { result[1].second.sum().backward(); }),
               HasSubstr("aten::add"));
 }
 
@@ -280,9 +272,9 @@ TEST(DeferredConstructionTest, ErrorsAreThoseOfTheEagerConstruction) {
       [] { torch::empty({80, -1}); },
   };
   for (const auto& build : wrong) {
-    const std::string eager = text_of(build);
+    const std::string eager = text_of<c10::Error>(build);
     EXPECT_NE(eager, "");
-    EXPECT_EQ(text_of([&] {
+    EXPECT_EQ(text_of<c10::Error>([&] {
                 defer_construction([&] {
                   build();
                   return 0;

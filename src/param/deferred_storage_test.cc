@@ -4,21 +4,12 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include "testing/raised_text.h"
+
 namespace nfold {
 namespace {
 
 using testing::HasSubstr;
-
-// What an exception says, or "" if there is none.
-template <typename Function>
-std::string text_of(Function&& function) {
-  try {
-    function();
-  } catch (const c10::Error& error) {
-    return error.what_without_backtrace();
-  }
-  return "";
-}
 
 TEST(DeferredStorageTest, ATensorOnItHasEverythingButElements) {
   const auto like = torch::rand({4, 6}).t();
@@ -37,11 +28,12 @@ TEST(DeferredStorageTest, AccessToElementsSaysWhyThereAreNone) {
   const auto like = torch::rand({4});
   const auto tensor =
       tensor_on(make_deferred_storage(16, at::kCPU, "it comes later"), like);
-  EXPECT_THAT(text_of([&] { tensor.data_ptr<float>(); }),
+  EXPECT_THAT(text_of<c10::Error>([&] { tensor.data_ptr<float>(); }),
               HasSubstr("it comes later"));
-  EXPECT_THAT(text_of([&] { tensor.const_data_ptr<float>(); }),
+  EXPECT_THAT(text_of<c10::Error>([&] { tensor.const_data_ptr<float>(); }),
               HasSubstr("it comes later"));
-  EXPECT_THAT(text_of([&] { tensor + 1; }), HasSubstr("it comes later"));
+  EXPECT_THAT(text_of<c10::Error>([&] { tensor + 1; }),
+              HasSubstr("it comes later"));
 }
 
 TEST(DeferredStorageTest, FillingMakesEveryViewReal) {
@@ -74,7 +66,8 @@ TEST(DeferredStorageTest, TakenMemoryKeepsItsValues) {
   const auto tensor = torch::rand({4});
   const auto expected = tensor.clone();
   const auto memory = defer_storage(tensor.storage(), "taken");
-  EXPECT_THAT(text_of([&] { tensor.data_ptr(); }), HasSubstr("taken"));
+  EXPECT_THAT(text_of<c10::Error>([&] { tensor.data_ptr(); }),
+              HasSubstr("taken"));
   EXPECT_TRUE(torch::equal(tensor_on(memory, tensor), expected));
   fill_deferred_storage(tensor.storage(), copy_storage(memory));
   EXPECT_TRUE(torch::equal(tensor, expected));

@@ -1,7 +1,7 @@
 // File: dispatch_fallback.h
 //
-// The one kernel that nfold registers with torch's dispatcher, and who gets
-// to see a call.
+// The kernel that nfold registers with torch's dispatcher for all operators,
+// and who gets to see a call.
 //
 // The dispatch key DeferredInit is reserved for libraries outside of torch. It
 // stands above autograd, and a fallback for it sees every operator that
