@@ -17,7 +17,7 @@ LAYERS = {
     "base": 0,
     "layout": 1, "kernels": 1, "config": 1,
     "comm": 2, "memory": 2,
-    "param": 3,
+    "param": 3, "parallel": 3,
     "fetch": 4, "grad": 4, "optim": 4,
     "checkpoint": 5,
     "engine": 6,
@@ -27,10 +27,13 @@ LAYERS = {
 # implementation belongs to the lowest folder that may use it.
 PUBLIC = {
     "activation_checkpoint.h": "base", "errors.h": "base",
+    "placement.h": "base",
     "config.h": "config", "strict_json.h": "config",
     "collectives.h": "comm", "group.h": "comm", "mesh.h": "comm",
     "world.h": "comm",
     "host_memory.h": "memory",
+    "differentiable_collectives.h": "parallel", "moe.h": "parallel",
+    "sequence_parallel.h": "parallel", "tensor_parallel.h": "parallel",
     "gather.h": "fetch",
     "optim.h": "optim",
     "checkpoint.h": "checkpoint",
