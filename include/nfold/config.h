@@ -311,6 +311,12 @@ struct Config {
   // True: the engine counts micro steps and acts at the boundary. False: the
   // caller calls step() only where an update is due.
   bool managed_gradient_accumulation = true;
+  // Sizes of the process groups, see nfold/mesh.h. Data x sequence x tensor are
+  // all ranks; experts are shared out inside of data x sequence.
+  std::optional<std::int64_t> data_parallel_size;  // empty: what is left
+  std::int64_t sequence_parallel_size = 1;
+  std::int64_t tensor_parallel_size = 1;
+  std::int64_t expert_parallel_size = 1;
   bool use_data_before_expert_parallelism = false;
   // nfold's own, see nfold/host_memory.h.
   bool cache_host_memory = true;
@@ -376,5 +382,10 @@ struct BatchSizes {
 // step. Raises c10::ValueError naming the key that does not fit and the values
 // that would.
 BatchSizes resolve_batch(const Config& config, int data_parallel_size);
+
+// The ranks over which a batch is split: data_parallel_size, or what the
+// sequence and tensor sizes leave of the world. Raises c10::ValueError with the
+// sizes unless they multiply to the world.
+int data_parallel_size_of(const Config& config, int world_size);
 
 }  // namespace nfold

@@ -65,6 +65,8 @@ class World {
   // Equal on two ranks exactly when they run on one host (NFOLD_HOST
   // overrides it in tests).
   const std::string& host() const;
+  // That of every rank.
+  const std::vector<std::string>& hosts() const;
   // The group of all ranks, named "world".
   Group& group() const;
   // Every rank must call this in the same order with the same arguments; a

@@ -183,6 +183,8 @@ const std::string& World::host() const {
   return impl_->hosts[static_cast<std::size_t>(impl_->job.rank)];
 }
 
+const std::vector<std::string>& World::hosts() const { return impl_->hosts; }
+
 Group& World::group() const { return *impl_->group; }
 
 std::unique_ptr<Group> World::new_group(

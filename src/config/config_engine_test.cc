@@ -163,6 +163,10 @@ TEST(ConfigTopLevel, DefaultsAreDeepSpeeds) {
   EXPECT_TRUE(config.zero_force_ds_cpu_optimizer);
   EXPECT_TRUE(config.managed_gradient_accumulation);
   EXPECT_FALSE(config.use_data_before_expert_parallelism);
+  EXPECT_FALSE(config.data_parallel_size.has_value());
+  EXPECT_EQ(config.sequence_parallel_size, 1);
+  EXPECT_EQ(config.tensor_parallel_size, 1);
+  EXPECT_EQ(config.expert_parallel_size, 1);
   EXPECT_FALSE(config.steps_per_print.has_value());
   EXPECT_FALSE(config.disable_allgather);
   EXPECT_FALSE(config.dump_state);
@@ -205,6 +209,30 @@ TEST(ConfigTopLevel, ScalingIsHonouredAtEveryStage) {
               HasSubstr("a number above 0"));
   EXPECT_THAT(error_of(R"({"gradient_clipping": -1})"),
               HasSubstr("a number of at least 0"));
+}
+
+TEST(ConfigTopLevel, SizesOfProcessGroupsAreRead) {
+  const Config config = read(R"({"data_parallel_size": 2,
+      "sequence_parallel_size": 4, "tensor_parallel_size": 8,
+      "expert_parallel_size": 16, "use_data_before_expert_parallelism": true,
+      "seq_parallel_communication_data_type": "bf16"})");
+  EXPECT_EQ(config.data_parallel_size, 2);
+  EXPECT_EQ(config.sequence_parallel_size, 4);
+  EXPECT_EQ(config.tensor_parallel_size, 8);
+  EXPECT_EQ(config.expert_parallel_size, 16);
+  EXPECT_TRUE(config.use_data_before_expert_parallelism);
+  EXPECT_EQ(config.seq_parallel_communication_data_type, at::kBFloat16);
+  EXPECT_THAT(config.notes, IsEmpty());
+  for (const char* key : {"data_parallel_size", "sequence_parallel_size",
+                          "tensor_parallel_size", "expert_parallel_size"}) {
+    EXPECT_THAT(error_of("{\"" + std::string(key) + "\": 0}"),
+                HasSubstr(std::string(key) +
+                          ": expected an integer of at least 1 but found 0"));
+  }
+  EXPECT_THAT(missing(R"({"tensor_parallel": {"autotp_size": 2}})"),
+              HasSubstr("use tensor_parallel_size"));
+  EXPECT_THAT(error_of(R"({"seq_parallel_communication_data_type": "fp64"})"),
+              HasSubstr("expected fp32, fp16 or bf16 but found"));
 }
 
 TEST(ConfigTopLevel, UnknownKeysAreErrors) {

@@ -93,7 +93,7 @@ TEST(ConfigErrors, AreReportedAllAtOnce) {
   EXPECT_EQ(
       error_of(R"({"fp16": {"enabled": "true"}, "bf16": {"enabld": true},
                    "zero_optimization": {"stage": 4, "overlap_com": true,
-                                         "zero_hpz_partition_size": 2},
+                                         "zero_quantized_weights": true},
                    "steps_per_print": 0, "train_batch_sze": 3})"),
       "configuration: 7 problems\n"
       "  steps_per_print: expected an integer of at least 1 but found 0\n"
@@ -104,8 +104,8 @@ TEST(ConfigErrors, AreReportedAllAtOnce) {
       "  bf16.enabld: unknown key; did you mean enabled?\n"
       "  zero_optimization.overlap_com: unknown key; did you mean "
       "overlap_comm?\n"
-      "  zero_optimization.zero_hpz_partition_size: secondary shards are not "
-      "available in this version; use 1");
+      "  zero_optimization.zero_quantized_weights: quantized communication is "
+      "not available in this version; use false");
 }
 
 // The typed sections that a path runs through, so that only the misspelt key

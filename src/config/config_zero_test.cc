@@ -234,12 +234,10 @@ TEST(ConfigZero, LaterFeaturesNameWhatToUseInstead) {
   const char* const fields[] = {
       R"("offload_param": {"device": "cpu"})",
       R"("offload_optimizer": {"device": "nvme", "nvme_path": "/x"})",
-      R"("zero_hpz_partition_size": 2)",
       R"("zero_quantized_weights": true)",
       R"("zero_quantized_nontrainable_weights": true)",
       R"("zero_quantized_gradients": true)",
       R"("zeropp_loco_param": {"err_beta": 0.8})",
-      R"("mics_hierarchical_params_gather": true)",
       R"("zenflow": {"topk_ratio": 0.1})",
       R"("legacy_stage1": true)",
   };
@@ -251,6 +249,45 @@ TEST(ConfigZero, LaterFeaturesNameWhatToUseInstead) {
                                                     HasSubstr("; remove it"))))
         << field;
   }
+}
+
+TEST(ConfigZero, SecondaryShardsNeedStage3AndNoMics) {
+  const Config config = read_zero(R"("stage": 3,
+                                     "zero_hpz_partition_size": 4)");
+  EXPECT_EQ(config.zero_optimization.zero_hpz_partition_size, 4);
+  EXPECT_THAT(config.notes, IsEmpty());
+  EXPECT_NO_THROW(read_zero(R"("stage": 2, "zero_hpz_partition_size": 1)"));
+  EXPECT_THAT(zero_error(R"("stage": 2, "zero_hpz_partition_size": 4)"),
+              HasSubstr("zero_hpz_partition_size: expected 1 at stage 2 but "
+                        "found 4; secondary shards need stage 3"));
+  EXPECT_THAT(zero_error(R"("stage": 3, "zero_hpz_partition_size": 4,
+                            "mics_shard_size": 2)"),
+              HasSubstr("zero_hpz_partition_size: expected 1 with "
+                        "mics_shard_size 2 but found 4; a shard group is "
+                        "already small: choose one of the two"));
+  EXPECT_NO_THROW(read_zero(R"("stage": 3, "zero_hpz_partition_size": 1,
+                               "mics_shard_size": 2)"));
+  EXPECT_THAT(zero_error(R"("stage": 3, "zero_hpz_partition_size": 0)"),
+              HasSubstr("expected an integer of at least 1 but found 0"));
+}
+
+TEST(ConfigZero, HierarchicalGatherNeedsAShardSize) {
+  EXPECT_TRUE(read_zero(R"("stage": 3, "mics_shard_size": 4,
+                           "mics_hierarchical_params_gather": true)")
+                  .zero_optimization.mics_hierarchical_params_gather);
+  EXPECT_THAT(zero_error(R"("stage": 3,
+                            "mics_hierarchical_params_gather": true)"),
+              HasSubstr("mics_hierarchical_params_gather: expected false as "
+                        "mics_shard_size is -1"));
+}
+
+TEST(ConfigZero, MicsDoesNotGoWithExpertsButSecondaryShardsDo) {
+  EXPECT_THAT(error_of(R"({"expert_parallel_size": 2, "zero_optimization":
+                           {"stage": 3, "mics_shard_size": 4}})"),
+              HasSubstr("zero_optimization.mics_shard_size: expected -1 with "
+                        "expert_parallel_size 2 but found 4"));
+  EXPECT_NO_THROW(read(R"({"expert_parallel_size": 2, "zero_optimization":
+               {"stage": 3, "zero_hpz_partition_size": 4}})"));
 }
 
 TEST(ConfigZero, ReduceAtBoundaryNeedsStage0Or1) {

@@ -2,6 +2,7 @@
 #include <c10/util/safe_numerics.h>
 #include <fmt/format.h>
 
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -50,6 +51,36 @@ void check_divisible(std::int64_t batch, std::int64_t unit,
 }
 
 }  // namespace
+
+int data_parallel_size_of(const Config& config, int world_size) {
+  const auto check_size = [](const char* name, std::int64_t size) {
+    TORCH_CHECK_VALUE(size >= 1, name, ": expected at least 1 but found ",
+                      size);
+  };
+  check_size("world size", world_size);
+  check_size("sequence_parallel_size", config.sequence_parallel_size);
+  check_size("tensor_parallel_size", config.tensor_parallel_size);
+  check_size("data_parallel_size", config.data_parallel_size.value_or(1));
+  std::int64_t shared = 0;
+  if (c10::mul_overflows(config.sequence_parallel_size,
+                         config.tensor_parallel_size, &shared)) {
+    shared = std::numeric_limits<std::int64_t>::max();
+  }
+  TORCH_CHECK_VALUE(world_size % shared == 0, "the world size ", world_size,
+                    " is not divisible by ", shared,
+                    ", which is sequence_parallel_size (",
+                    config.sequence_parallel_size, ") * tensor_parallel_size (",
+                    config.tensor_parallel_size,
+                    "); choose sizes that divide the ", world_size, " ranks");
+  const auto data = world_size / static_cast<int>(shared);
+  TORCH_CHECK_VALUE(
+      config.data_parallel_size.value_or(data) == data, "data_parallel_size (",
+      *config.data_parallel_size, ") * sequence_parallel_size (",
+      config.sequence_parallel_size, ") * tensor_parallel_size (",
+      config.tensor_parallel_size, ") must be the world size ", world_size,
+      "; use ", data, ", or leave data_parallel_size out");
+  return data;
+}
 
 BatchSizes resolve_batch(const Config& config, int data_parallel_size) {
   TORCH_CHECK_VALUE(data_parallel_size > 0,

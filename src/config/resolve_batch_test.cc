@@ -106,5 +106,48 @@ TEST(ResolveBatch, HugeSizesAreErrorsNotOverflow) {
   EXPECT_THAT(error_of(32, huge, huge, 4), HasSubstr("the product"));
 }
 
+Config axes_of(Size data, std::int64_t sequence, std::int64_t tensor) {
+  Config config;
+  config.data_parallel_size = data;
+  config.sequence_parallel_size = sequence;
+  config.tensor_parallel_size = tensor;
+  return config;
+}
+
+std::string axes_error(const Config& config, int world_size) {
+  try {
+    data_parallel_size_of(config, world_size);
+  } catch (const c10::ValueError& error) {
+    return message_of(error);
+  }
+  return "";
+}
+
+TEST(DataParallelSize, IsWhatSequenceAndTensorLeaveOfTheWorld) {
+  EXPECT_EQ(data_parallel_size_of(Config(), 6), 6);
+  EXPECT_EQ(data_parallel_size_of(axes_of(kNone, 2, 1), 6), 3);
+  EXPECT_EQ(data_parallel_size_of(axes_of(kNone, 2, 3), 6), 1);
+  EXPECT_EQ(data_parallel_size_of(axes_of(2, 2, 2), 8), 2);
+}
+
+TEST(DataParallelSize, SizesThatDoNotMultiplyToTheWorldAreNamed) {
+  EXPECT_THAT(axes_error(axes_of(kNone, 1, 3), 8),
+              AllOf(HasSubstr("world size 8 is not divisible by 3"),
+                    HasSubstr("tensor_parallel_size (3)")));
+  EXPECT_THAT(axes_error(axes_of(3, 1, 2), 8),
+              AllOf(HasSubstr("data_parallel_size (3)"),
+                    HasSubstr("tensor_parallel_size (2)"),
+                    HasSubstr("must be the world size 8; use 4")));
+  EXPECT_THAT(axes_error(axes_of(kNone, 16, 1), 8),
+              HasSubstr("8 is not divisible by 16"));
+  const std::int64_t huge = std::int64_t{1} << 40;
+  EXPECT_THAT(axes_error(axes_of(kNone, huge, huge), 8),
+              HasSubstr("is not divisible by"));
+  EXPECT_THAT(axes_error(axes_of(kNone, 1, huge + 1), 8),
+              HasSubstr("is not divisible by"));
+  EXPECT_THAT(axes_error(axes_of(kNone, 0, 1), 8),
+              HasSubstr("sequence_parallel_size: expected at least 1"));
+}
+
 }  // namespace
 }  // namespace nfold

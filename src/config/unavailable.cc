@@ -11,8 +11,6 @@ const std::vector<Unavailable>& unavailable_keys() {
       {"zero_optimization.offload_optimizer.device",
        "offloading is not available in this version; use none, with stage 1 or "
        "2 to shard optimizer state"},
-      {"zero_optimization.zero_hpz_partition_size",
-       "secondary shards are not available in this version; use 1"},
       {"zero_optimization.zero_quantized_weights",
        "quantized communication is not available in this version; use false"},
       {"zero_optimization.zero_quantized_nontrainable_weights",
@@ -22,8 +20,6 @@ const std::vector<Unavailable>& unavailable_keys() {
        "with communication_data_type bf16 for fewer bytes"},
       {"zero_optimization.zeropp_loco_param",
        "quantized communication is not available in this version; remove it"},
-      {"zero_optimization.mics_hierarchical_params_gather",
-       "hierarchical gathering is not available in this version; use false"},
       {"zero_optimization.zenflow",
        "ZenFlow is not available in this version; remove it"},
       {"zero_optimization.legacy_stage1",
@@ -36,8 +32,6 @@ const std::vector<Unavailable>& unavailable_keys() {
        "which keeps it in fp32"},
       {"disable_allgather",
        "parameters are always gathered in this version; use false"},
-      {"use_data_before_expert_parallelism",
-       "expert groups are not available in this version; use false"},
       {"checkpoint.load_universal",
        "loading checkpoints is not available in this version; use false"},
       {"checkpoint.use_node_local_storage",
@@ -61,7 +55,10 @@ const std::vector<Unavailable>& unavailable_keys() {
       {"data_efficiency", "not available; prepare the data yourself"},
       {"hybrid_engine", "not available; remove it"},
       {"torch_autocast", "not available; use bf16 or fp16"},
-      {"tensor_parallel", "not available in this version; remove it"},
+      {"tensor_parallel",
+       "layers are not split for you; use tensor_parallel_size, and layers "
+       "that "
+       "are split over the tensor group"},
       {"pipeline", "pipeline stages are not available; remove it"},
   };
   return rows;

@@ -127,24 +127,60 @@ void check_dtypes(const Config& config, JsonObject& reader) {
     }
   };
   check("communication_data_type", config.communication_data_type);
+  check("seq_parallel_communication_data_type",
+        config.seq_parallel_communication_data_type);
   check("data_types.grad_accum_dtype", config.data_types.grad_accum_dtype);
   check("data_types.buffer_dtype", config.data_types.buffer_dtype);
 }
 
+void check_shard_groups(const Config& config, JsonObject& reader) {
+  const ZeroConfig& zero = config.zero_optimization;
+  const bool has_mics = zero.mics_shard_size > 0;
+  const auto shard_size = [&](std::string_view text) {
+    reader.violation("zero_optimization.mics_shard_size", text);
+  };
+  if (has_mics && zero.stage != 3) {
+    shard_size(fmt::format("expected -1 at stage {}; shard groups need stage 3",
+                           zero.stage));
+  }
+  if (has_mics && config.expert_parallel_size > 1) {
+    shard_size(
+        fmt::format("expected -1 with expert_parallel_size {} but found "
+                    "{}; experts are sharded over their own groups",
+                    config.expert_parallel_size, zero.mics_shard_size));
+  }
+  if (zero.mics_hierarchical_params_gather && !has_mics) {
+    reader.violation(
+        "zero_optimization.mics_hierarchical_params_gather",
+        fmt::format("expected false as mics_shard_size is {}; two hops need "
+                    "shard groups of several machines",
+                    zero.mics_shard_size));
+  }
+  const auto secondary = [&](const std::string& where, std::string_view why) {
+    reader.violation("zero_optimization.zero_hpz_partition_size",
+                     fmt::format("expected 1 {} but found {}; {}", where,
+                                 zero.zero_hpz_partition_size, why));
+  };
+  if (zero.zero_hpz_partition_size <= 1) return;
+  if (zero.stage != 3) {
+    secondary(fmt::format("at stage {}", zero.stage),
+              "secondary shards need stage 3");
+  }
+  if (has_mics) {
+    secondary(fmt::format("with mics_shard_size {}", zero.mics_shard_size),
+              "a shard group is already small: choose one of the two");
+  }
+}
+
 void check_zero(const Config& config, JsonObject& reader) {
   const ZeroConfig& zero = config.zero_optimization;
+  check_shard_groups(config, reader);
   if (zero.reduce_at_boundary && zero.stage > 1) {
     reader.violation(
         "zero_optimization.reduce_at_boundary",
         fmt::format("expected false at stage {}, where every micro step "
                     "reduces; use stage 0 or 1 with it",
                     zero.stage));
-  }
-  if (zero.mics_shard_size > 0 && zero.stage != 3) {
-    reader.violation("zero_optimization.mics_shard_size",
-                     fmt::format("expected -1 at stage {}; shard groups need "
-                                 "stage 3",
-                                 zero.stage));
   }
   if (!zero.compute_grad_norm) {
     constexpr std::string_view kPath = "zero_optimization.compute_grad_norm";

@@ -110,7 +110,10 @@ std::vector<ConfigKey> zero_keys() {
        kAnyUse},
 
       {NFOLD_KEY(zero_optimization.zero_hpz_partition_size), kHonoured,
-       "ranks that hold a secondary shard together; 1: none", positive},
+       "at stage 3: neighbours that keep a second copy of the parameters "
+       "between them from forward to backward, so that only forward gathers "
+       "among all ranks; 1: none",
+       positive},
       {NFOLD_KEY(zero_optimization.zero_quantized_weights), kHonoured,
        "gather parameters in int8"},
       {NFOLD_KEY(zero_optimization.zero_quantized_nontrainable_weights),
@@ -126,7 +129,9 @@ std::vector<ConfigKey> zero_keys() {
        "neighbours; "
        "the other such groups hold the same. -1: all ranks are one group"},
       {NFOLD_KEY(zero_optimization.mics_hierarchical_params_gather), kHonoured,
-       "gather inside a machine and between machines in turn"},
+       "gather in two hops, between the machines of a shard group and then "
+       "inside each; needs mics_shard_size, and shard groups of several "
+       "machines"},
       {"zero_optimization.zenflow",
        {},
        kHonoured,

@@ -103,9 +103,11 @@ SequenceRankLists sequence_rank_lists(int world_size, int sequence_size) {
           .sequence_data = {world}};
 }
 
-RankLists secondary_shard_rank_lists(int world_size, int group_size) {
-  return consecutive_blocks(all_ranks(world_size),
-                            std::min(group_size, world_size),
+RankLists secondary_shard_rank_lists(const RankList& ranks,
+                                     std::int64_t group_size) {
+  const auto num_ranks = static_cast<std::int64_t>(ranks.size());
+  return consecutive_blocks(ranks,
+                            static_cast<int>(std::min(group_size, num_ranks)),
                             "secondary shard group size");
 }
 

@@ -90,9 +90,11 @@ struct SequenceRankLists {
 // world. Source: DeepSpeed-Ulysses.
 SequenceRankLists sequence_rank_lists(int world_size, int sequence_size);
 
-// hpZ: neighbours that hold a second copy of the shards between them. A size
-// beyond the world means the world. Source: ZeRO++.
-RankLists secondary_shard_rank_lists(int world_size, int group_size);
+// hpZ: neighbours among the ranks over which state is sharded, all_ranks for
+// the world, that hold a second copy of it between them. A size beyond these
+// ranks means all of them. Source: ZeRO++.
+RankLists secondary_shard_rank_lists(const RankList& ranks,
+                                     std::int64_t group_size);
 
 // Neighbours over which optimizer state is sharded, by default the world.
 // Source: the parameter-parallel groups of DeepSpeed's first ZeRO.

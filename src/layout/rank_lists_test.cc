@@ -145,24 +145,29 @@ TEST(SequenceRankLists, RefusesSizesBelow2BeyondTheWorldAndThatDoNotDivideIt) {
 }
 
 TEST(SecondaryShardRankLists, NeighboursAndAtMostTheWorld) {
-  EXPECT_EQ(secondary_shard_rank_lists(8, 4),
+  EXPECT_EQ(secondary_shard_rank_lists(all_ranks(8), 4),
             (RankLists{{0, 1, 2, 3}, {4, 5, 6, 7}}));
-  EXPECT_EQ(secondary_shard_rank_lists(16, 2), (RankLists{{0, 1},
-                                                          {2, 3},
-                                                          {4, 5},
-                                                          {6, 7},
-                                                          {8, 9},
-                                                          {10, 11},
-                                                          {12, 13},
-                                                          {14, 15}}));
-  EXPECT_EQ(secondary_shard_rank_lists(8, 16),
+  EXPECT_EQ(secondary_shard_rank_lists(all_ranks(16), 2),
+            (RankLists{{0, 1},
+                       {2, 3},
+                       {4, 5},
+                       {6, 7},
+                       {8, 9},
+                       {10, 11},
+                       {12, 13},
+                       {14, 15}}));
+  EXPECT_EQ(secondary_shard_rank_lists(all_ranks(8), 16),
             (RankLists{{0, 1, 2, 3, 4, 5, 6, 7}}));
+  EXPECT_EQ(secondary_shard_rank_lists(all_ranks(2), 1'000'000'000'000),
+            (RankLists{{0, 1}}));
+  EXPECT_EQ(secondary_shard_rank_lists({1, 3, 5, 7}, 2),
+            (RankLists{{1, 3}, {5, 7}}));
 }
 
 TEST(SecondaryShardRankLists, RefusesSizesThatDoNotDivide) {
-  EXPECT_THAT([] { secondary_shard_rank_lists(8, 3); },
+  EXPECT_THAT([] { secondary_shard_rank_lists(all_ranks(8), 3); },
               raises_value_error("8 is not divisible by 3"));
-  EXPECT_THAT([] { secondary_shard_rank_lists(8, 0); },
+  EXPECT_THAT([] { secondary_shard_rank_lists(all_ranks(8), 0); },
               raises_value_error("expected at least 1 but found 0"));
 }
 
@@ -181,8 +186,9 @@ TEST(ParameterParallelRankLists, RefusesSizesThatDoNotDivide) {
 TEST(NeighbourRankLists, PartitionEveryWorld) {
   for (int world_size = 1; world_size <= 32; ++world_size) {
     for (const int size : divisors(world_size)) {
-      EXPECT_TRUE(is_partition(secondary_shard_rank_lists(world_size, size),
-                               world_size, size));
+      EXPECT_TRUE(
+          is_partition(secondary_shard_rank_lists(all_ranks(world_size), size),
+                       world_size, size));
       EXPECT_TRUE(is_partition(parameter_parallel_rank_lists(world_size, size),
                                world_size, size));
     }
@@ -270,8 +276,8 @@ TEST(RankLists, Of4096RanksAreDisjointAndComplete) {
   const auto sequence = sequence_rank_lists(kWorldSize, 16);
   EXPECT_TRUE(is_partition(sequence.sequence, kWorldSize, 16));
   EXPECT_TRUE(is_partition(sequence.sequence_data, kWorldSize, kWorldSize));
-  EXPECT_TRUE(
-      is_partition(secondary_shard_rank_lists(kWorldSize, 8), kWorldSize, 8));
+  EXPECT_TRUE(is_partition(secondary_shard_rank_lists(all_ranks(kWorldSize), 8),
+                           kWorldSize, 8));
   const auto nodes = all_to_all_rank_lists(kWorldSize, 8);
   EXPECT_TRUE(is_partition(nodes.intra_node, kWorldSize, 8));
   EXPECT_TRUE(is_partition(nodes.inter_node, kWorldSize, 512));
