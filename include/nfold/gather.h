@@ -31,6 +31,9 @@
 // included; what other ranks wrote is lost. Other parameters of the same units
 // may not be changed either way.
 //
+// Ranks are counted in the group over which parameters are sharded; for experts
+// that is the one of the ranks that hold the same experts.
+//
 // Raises c10::ValueError for a parameter of a unit that another open scope
 // holds, a modifier_rank that is not in the group, a view of a parameter,
 // parameters of two engines. While a scope is open, Engine::step,

@@ -64,6 +64,8 @@ class Group {
   // This rank's position in the group, 0 to size()-1.
   int rank() const;
   int size() const;
+  // This rank in the world.
+  int global_rank() const;
   // Position in the group -> rank in the world.
   const std::vector<int>& global_ranks() const;
   // Counts since construction. Callable from any thread.

@@ -64,6 +64,9 @@ Group::~Group() = default;
 
 const std::string& Group::name() const { return impl_->spec().name; }
 int Group::rank() const { return impl_->rank(); }
+int Group::global_rank() const {
+  return global_ranks()[static_cast<std::size_t>(rank())];
+}
 int Group::size() const { return impl_->size(); }
 const std::vector<int>& Group::global_ranks() const {
   return impl_->spec().global_ranks;

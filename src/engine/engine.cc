@@ -13,6 +13,7 @@
 #include "engine/engine_impl.h"
 #include "engine/initialized_modules.h"
 #include "engine/optimizer_setup.h"
+#include "engine/mesh_groups.h"
 #include "fetch/dispatch_interceptor.h"
 #include "nfold/collectives.h"
 #include "nfold/host_memory.h"
@@ -70,6 +71,12 @@ struct GradScales {
   double in_optimizer = 1;
 };
 
+// Ranks that have a batch of their own. Those of a sequence group have parts of
+// one: their gradients add up to that of its loss.
+int num_batches(const Mesh& mesh) {
+  return state_group(mesh).size() / sequence_parallel_size(mesh);
+}
+
 GradScales scales_of(const Config& config, int num_ranks) {
   if (config.gradient_allreduce_op == GradientReduceOp::kSum) return {};
   const double ranks = num_ranks;
@@ -88,15 +95,18 @@ GradScales scales_of(const Config& config, int num_ranks) {
 GradReducerOptions reducer_options(const Config& config,
                                    const StagePolicy& policy,
                                    const std::vector<ShardedUnit*>& units,
-                                   int num_ranks) {
+                                   const Mesh& mesh) {
   GradReducerOptions options;
   options.bucket_numel = bucket_numel(config, units);
   options.comm_dtype = config.communication_data_type;
+  if (sequence_parallel_size(mesh) > 1) {
+    options.comm_dtype = config.seq_parallel_communication_data_type;
+  }
   options.overlaps_backward = config.zero_optimization.overlap_comm;
   options.all_reduces = !policy.reduces_to_owner;
   options.reduces_at_boundary = policy.reduces_at_boundary;
   options.allows_unused = config.zero_optimization.ignore_unused_parameters;
-  const auto scales = scales_of(config, num_ranks);
+  const auto scales = scales_of(config, num_batches(mesh));
   options.scale_before = static_cast<float>(scales.before);
   options.scale_after = static_cast<float>(scales.after);
   return options;
@@ -121,24 +131,22 @@ FetcherOptions fetcher_options(const Config& config) {
 Engine::Impl::Impl(std::shared_ptr<torch::nn::Module> module, Mesh& mesh,
                    const Config& config, EngineOptions options)
     : module_(std::move(module)),
-      group_(mesh.data_parallel()),
-      shard_group_(mesh.shard_group()),
-      replica_group_(mesh.replica_group()),
+      mesh_(mesh),
+      group_(state_group(mesh)),
       config_(prepared(config)),
       policy_(stage_policy(config_)),
       model_(sharded(module_, mesh, config_)),
-      fetcher_(shard_group_, model_.all(), fetcher_options(config_),
-               dispatch_interceptor(), &group_),
-      reducer_(
-          shard_group_, model_.trained(),
-          reducer_options(config_, policy_, model_.trained(), group_.size())),
+      fetcher_(group_, model_.all(), fetcher_options(config_),
+               dispatch_interceptor()),
+      reducer_(group_, model_.trained(),
+               reducer_options(config_, policy_, model_.trained(), mesh)),
       optimizer_(make_engine_optimizer(model_, config_, options)),
       scaler_(make_loss_scaler(config_)),
-      sum_scale_(scales_of(config_, group_.size()).in_optimizer) {
+      sum_scale_(scales_of(config_, num_batches(mesh)).in_optimizer) {
   if (config_.managed_gradient_accumulation) {
     accumulation_steps_ =
         config_.train_batch_size || config_.train_micro_batch_size_per_gpu
-            ? resolve_batch(config_, group_.size()).gradient_accumulation_steps
+            ? resolve_batch(config_, num_batches(mesh)).gradient_accumulation_steps
             : config_.gradient_accumulation_steps.value_or(1);
   }
   if (optimizer_ && config_.scheduler) {
@@ -172,7 +180,7 @@ std::string Engine::Impl::position() const {
 }
 
 std::string Engine::Impl::where() const {
-  return fmt::format("[rank {}] {}", group_.rank(), position());
+  return fmt::format("[rank {}] {}", mesh_.rank(), position());
 }
 
 bool Engine::Impl::is_boundary() const {
@@ -245,13 +253,15 @@ void Engine::Impl::backward(const at::Tensor& loss) {
 }
 
 void Engine::Impl::reduce_over_replicas() {
-  if (!replica_group_ || is_reduced_over_replicas_) return;
+  if (!mesh_.replica_group() || is_reduced_over_replicas_) return;
   const ProfileRange range("nfold::reduce_over_replicas");
   const auto start = Clock::now();
-  replica_group_->impl().set_label(position() + ", gradients of replicas");
+  mesh_.replica_group()->impl().set_label(position() +
+                                          ", gradients of replicas");
   std::vector<Pending> pendings;
   for (auto* unit : model_.trained()) {
-    pendings.push_back(all_reduce(*replica_group_, unit->grad()));
+    auto* replicas = unit->options().groups.replica;
+    if (replicas) pendings.push_back(all_reduce(*replicas, unit->grad()));
   }
   for (auto& pending : pendings) pending.wait();
   is_reduced_over_replicas_ = true;
@@ -262,8 +272,10 @@ void Engine::Impl::reduce_over_replicas() {
 void Engine::Impl::leave_grads_to_one_replica() {
   if (!is_reduced_over_replicas_) return;
   is_reduced_over_replicas_ = false;
-  if (replica_group_->rank() == 0) return;
-  for (auto* unit : model_.trained()) unit->clear_grad();
+  for (auto* unit : model_.trained()) {
+    const auto* replicas = unit->options().groups.replica;
+    if (replicas && replicas->rank() > 0) unit->clear_grad();
+  }
 }
 
 void Engine::Impl::zero_grad() {
@@ -278,8 +290,8 @@ bool Engine::Impl::measure_gradients(StepReport& report) {
     return true;
   }
   const ProfileRange range("nfold::grad_norm");
-  shard_group_.impl().set_label(position() + ", gradient norm");
-  const double scaled_norm = global_grad_norm(shard_group_, model_.trained());
+  announce("gradient norm");
+  const double scaled_norm = global_grad_norm(model_.trained());
   const bool is_finite = std::isfinite(scaled_norm);
   report.grad_norm = scaled_norm * grad_scale();
   if (!is_finite) report.non_finite = describe_non_finite();
@@ -287,33 +299,45 @@ bool Engine::Impl::measure_gradients(StepReport& report) {
 }
 
 std::string Engine::Impl::describe_non_finite() {
-  constexpr std::int64_t kFields = 5;
-  auto table = at::zeros({group_.size() * kFields}, at::kDouble);
-  auto own = table.narrow(0, group_.rank() * kFields, kFields);
+  constexpr std::int64_t kMaxLength = 256;
+  std::string text;
   if (const auto& found = reducer_.non_finite()) {
-    auto* row = own.mutable_data_ptr<double>();
-    row[0] = 1;
-    row[1] = static_cast<double>(found->unit);
-    row[2] = static_cast<double>(found->param);
-    row[3] = static_cast<double>(found->element);
-    row[4] = found->value;
+    const auto& unit = *model_.trained()[found->unit];
+    text = fmt::format("rank {} {}[{}] = {}", mesh_.rank(),
+                       unit.params()[found->param].name, found->element,
+                       found->value);
   }
-  all_gather(group_, table, own).wait();
-  const auto* cells = table.const_data_ptr<double>();
-  for (int rank = 0; rank < group_.size(); ++rank) {
-    const auto* row = cells + rank * kFields;
-    if (row[0] == 0) continue;
-    const auto& unit = *model_.trained()[static_cast<std::size_t>(row[1])];
-    return fmt::format("rank {} {}[{}] = {}", rank,
-                       unit.params()[static_cast<std::size_t>(row[2])].name,
-                       static_cast<std::int64_t>(row[3]), row[4]);
+  // Of the first rank that found one. Ranks that hold other parts of layers
+  // have not taken part in this rank's sums.
+  for (auto* group : {&group_, mesh_.find("tensor_parallel")}) {
+    if (!group) continue;
+    auto table = at::zeros({group->size(), kMaxLength}, at::kByte);
+    auto own = table[group->rank()];
+    text.resize(std::min(text.size(), static_cast<std::size_t>(kMaxLength)));
+    std::copy(text.begin(), text.end(), own.mutable_data_ptr<std::uint8_t>());
+    all_gather(*group, table.view({-1}), own).wait();
+    text.clear();
+    for (int rank = 0; rank < group->size() && text.empty(); ++rank) {
+      const auto* row =
+          table.const_data_ptr<std::uint8_t>() + rank * kMaxLength;
+      text.assign(row, std::find(row, row + kMaxLength, 0));
+    }
   }
-  return "no single gradient: the sum over ranks and micro steps overflowed";
+  return text.empty() ? "no single gradient: the sum over ranks and micro "
+                        "steps overflowed"
+                      : text;
+}
+
+void Engine::Impl::announce(const std::string& what) {
+  const auto label = position() + ", " + what;
+  for (const auto* unit : model_.trained()) {
+    unit->options().groups.shard->impl().set_label(label);
+  }
 }
 
 void Engine::Impl::update(double grad_scale) {
   const ProfileRange range("nfold::optimizer_step");
-  shard_group_.impl().set_label(position() + ", updated parameters");
+  announce("updated parameters");
   const auto threshold =
       std::min(kGatherNumel, config_.zero_optimization.allgather_bucket_size);
   std::vector<ShardedUnit*> waiting;
@@ -325,10 +349,10 @@ void Engine::Impl::update(double grad_scale) {
     waiting.push_back(unit);
     numel += unit->layout().numel();
     if (numel < threshold) return;
-    ShardedUnit::begin_gather(shard_group_, std::exchange(waiting, {}));
+    ShardedUnit::begin_gather(std::exchange(waiting, {}));
     numel = 0;
   });
-  ShardedUnit::begin_gather(shard_group_, waiting);
+  ShardedUnit::begin_gather(waiting);
   const auto start = Clock::now();
   for (auto* unit : model_.trained()) {
     if (unit->options().is_resident) unit->finish_gather();
@@ -342,7 +366,7 @@ void Engine::Impl::publish(ShardedUnit& unit) {
   fetcher_.release_all();
   unit.publish_shard();
   if (!unit.options().is_resident) return;
-  ShardedUnit::begin_gather(shard_group_, {&unit});
+  ShardedUnit::begin_gather({&unit});
   unit.finish_gather();
 }
 
@@ -453,16 +477,14 @@ void Engine::Impl::finish_report(StepReport& report) {
 }
 
 CommCounts Engine::Impl::comm_counts() const {
-  auto sum = group_.counts();
-  const auto add = [&](const Group& group) {
-    const auto counts = group.counts();
+  CommCounts sum{};
+  for (const auto* group : groups_of(mesh_)) {
+    const auto counts = group->counts();
     for (std::size_t i = 0; i < sum.size(); ++i) {
       sum[i].calls += counts[i].calls;
       sum[i].bytes += counts[i].bytes;
     }
-  };
-  if (&shard_group_ != &group_) add(shard_group_);
-  if (replica_group_) add(*replica_group_);
+  }
   return sum;
 }
 

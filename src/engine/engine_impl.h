@@ -35,12 +35,8 @@ class Engine::Impl {
   MemoryReport memory() const;
   MemoryReport unsharded_memory() const;
 
-  // Of all ranks that train the model.
+  // Of all ranks that train the model, or the same part of its layers.
   Group& group() { return group_; }
-  // Of those that hold its state once.
-  Group& shard_group() { return shard_group_; }
-  // Of those that hold the same shard; may be null.
-  Group* replica_group() { return replica_group_; }
   // Makes gradients those of all replicas, if they are not yet. Collective.
   void reduce_over_replicas();
   ShardedModel& model() { return model_; }
@@ -87,14 +83,15 @@ class Engine::Impl {
   bool measure_gradients(StepReport& report);
   void update(double grad_scale);
   void leave_grads_to_one_replica();
+  // For errors of what the groups that hold shards do next.
+  void announce(const std::string& what);
   CommCounts comm_counts() const;
   std::int64_t held_grads_bytes() const;
   std::string describe_non_finite();
 
   std::shared_ptr<torch::nn::Module> module_;
+  Mesh& mesh_;
   Group& group_;
-  Group& shard_group_;
-  Group* replica_group_;
   Config config_;
   StagePolicy policy_;
   std::int64_t accumulation_steps_ = 1;

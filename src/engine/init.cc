@@ -6,6 +6,7 @@
 #include "checkpoint/match_weights.h"
 #include "comm/launcher_environment.h"
 #include "engine/initialized_modules.h"
+#include "engine/mesh_groups.h"
 #include "engine/shard_filler.h"
 #include "nfold/host_memory.h"
 #include "param/deferred_construction.h"
@@ -60,7 +61,7 @@ class InitScope::Impl {
  public:
   Impl(Mesh& mesh, const Config& config, InitOptions options)
       : mesh_(mesh),
-        group_(mesh.data_parallel()),
+        group_(state_group(mesh)),
         config_(config),
         options_(std::move(options)),
         scope_(construction_options(options_, group_)) {}
@@ -69,7 +70,7 @@ class InitScope::Impl {
     auto tape = scope_.finish();
     if (!tape) return;
     auto params = collect_params(*module);
-    check_same_structure(group_, *module, params);
+    check_same_structure(groups_on(mesh_), *module, params);
     const auto origins = origins_of(params);
     const auto buffers = buffers_of(*module);
     std::vector<at::Tensor> sources;
@@ -88,7 +89,7 @@ class InitScope::Impl {
         buffers[i].tensor.copy_(sources[origins.size() + i]);
       }
     }
-    warn_of_differing(agree_on_values(group_, buffers));
+    warn_of_differing(agree_on_values(groups_on(mesh_), buffers));
     convert_buffers(*module, config_);
     keep_initialized(module, mesh_, std::move(model));
   }

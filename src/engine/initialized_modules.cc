@@ -1,4 +1,5 @@
 #include "engine/initialized_modules.h"
+#include "engine/mesh_groups.h"
 
 #include <c10/util/Exception.h>
 
@@ -15,10 +16,10 @@ struct Initialized {
   Initialized(const std::shared_ptr<torch::nn::Module>& owner, Mesh& mesh,
               ShardedModel sharded)
       : module(owner),
-        group(&mesh.data_parallel()),
+        group(&state_group(mesh)),
         model(std::move(sharded)),
-        fetcher(mesh.shard_group(), model.all(), FetcherOptions{},
-                dispatch_interceptor(), group) {
+        fetcher(*group, model.all(), FetcherOptions{},
+                dispatch_interceptor()) {
     fetcher.set_position("before the engine");
   }
 
@@ -82,7 +83,7 @@ std::optional<ShardedModel> take_initialized(
     return std::nullopt;
   }
   auto& initialized = **found;
-  TORCH_CHECK_VALUE(initialized.group == &mesh.data_parallel(), "[rank ",
+  TORCH_CHECK_VALUE(initialized.group == &state_group(mesh), "[rank ",
                     mesh.rank(),
                     "] nfold::init sharded the module over the group ",
                     initialized.group->name(),

@@ -10,8 +10,8 @@ Fragment owned_piece(const ShardedUnit& unit, std::size_t param) {
   return fragment_in(unit.layout(), unit.owned_range(), param);
 }
 
-at::Tensor gather_pieces(Group& group, const ShardedUnit& unit,
-                         std::size_t param, const at::Tensor& own_piece) {
+at::Tensor gather_pieces(const ShardedUnit& unit, std::size_t param,
+                         const at::Tensor& own_piece) {
   auto full =
       at::empty({unit.layout().param_range(param).numel}, own_piece.options());
   const auto mine = owned_piece(unit, param);
@@ -21,7 +21,8 @@ at::Tensor gather_pieces(Group& group, const ShardedUnit& unit,
     const auto theirs =
         fragment_in(unit.layout(), shard_range(unit.layout(), rank), param);
     if (theirs.numel == 0) continue;
-    broadcast(group, full.narrow(0, theirs.param_begin, theirs.numel), rank)
+    broadcast(*unit.options().groups.shard,
+              full.narrow(0, theirs.param_begin, theirs.numel), rank)
         .wait();
   }
   return full;

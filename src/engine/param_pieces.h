@@ -7,7 +7,6 @@
 
 #include <cstddef>
 
-#include "nfold/group.h"
 #include "param/sharded_unit.h"
 
 namespace nfold {
@@ -17,8 +16,8 @@ namespace nfold {
 Fragment owned_piece(const ShardedUnit& unit, std::size_t param);
 
 // The parameter's elements, [numel], of which every rank gives its own piece,
-// [owned_piece numel]; bit for bit. Collective.
-at::Tensor gather_pieces(Group& group, const ShardedUnit& unit,
-                         std::size_t param, const at::Tensor& own_piece);
+// [owned_piece numel]; bit for bit. Collective over the unit's shard group.
+at::Tensor gather_pieces(const ShardedUnit& unit, std::size_t param,
+                         const at::Tensor& own_piece);
 
 }  // namespace nfold

@@ -35,8 +35,7 @@ class Access {
 
   // The full parameter-shaped tensor whose owned pieces the ranks hold.
   at::Tensor gather(const at::Tensor& own_piece) {
-    return gather_pieces(engine_.shard_group(), unit(), address_.param,
-                         own_piece)
+    return gather_pieces(unit(), address_.param, own_piece)
         .view(param().tensor().sizes());
   }
 

@@ -81,7 +81,6 @@ at::Tensor packed(const Travelling& each, const at::Tensor& grad) {
 void partition_gradients(Engine& engine, const std::vector<at::Tensor>& params,
                          std::vector<at::Tensor>& buffers, bool accumulate) {
   auto& impl = engine.impl();
-  auto& group = impl.shard_group();
   TORCH_CHECK_VALUE(params.size() == buffers.size(),
                     "partition_gradients: expected a buffer, or an undefined "
                     "tensor, for each of ",
@@ -103,19 +102,21 @@ void partition_gradients(Engine& engine, const std::vector<at::Tensor>& params,
 
   at::NoGradGuard no_grad;
   std::vector<Pending> pendings;
-  std::map<at::ScalarType, std::vector<at::Tensor>> by_dtype;
+  std::map<std::pair<Group*, at::ScalarType>, std::vector<at::Tensor>>
+      travelling;
   for (auto& each : all) {
     auto grad = take_grad(each.state());
+    auto* group = each.unit->options().groups.shard;
     if (each.unit->options().owns_whole_range) {
       each.flat = grad.clone();
-      pendings.push_back(all_reduce(group, each.flat));
+      pendings.push_back(all_reduce(*group, each.flat));
     } else {
       each.flat = packed(each, grad);
-      by_dtype[each.flat.scalar_type()].push_back(each.flat);
+      travelling[{group, each.flat.scalar_type()}].push_back(each.flat);
     }
   }
-  for (auto& [dtype, flats] : by_dtype) {
-    pendings.push_back(reduce_scatter_coalesced(group, flats));
+  for (auto& [way, flats] : travelling) {
+    pendings.push_back(reduce_scatter_coalesced(*way.first, flats));
   }
   for (auto& pending : pendings) pending.wait();
 
@@ -123,9 +124,11 @@ void partition_gradients(Engine& engine, const std::vector<at::Tensor>& params,
     const auto& each = all[i];
     const auto longest = each.flat.numel() / each.unit->layout().num_shards;
     const auto begin =
-        each.unit->options().owns_whole_range ? 0 : group.rank() * longest;
+        each.unit->options().owns_whole_range
+                           ? 0
+                           : each.unit->options().rank * longest;
     const auto sum = each.flat.narrow(0, begin, each.own.numel);
-    if (auto* replicas = impl.replica_group()) {
+    if (auto* replicas = each.unit->options().groups.replica) {
       all_reduce(*replicas, sum).wait();
     }
     if (!buffers[i].defined()) {

@@ -1,4 +1,5 @@
 #include "engine/shard_filler.h"
+#include "engine/mesh_groups.h"
 
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
@@ -52,8 +53,7 @@ std::vector<ParamOrigin> origins_of(const std::vector<ParamState>& params) {
 
 ShardFiller::ShardFiller(Mesh& mesh, ShardedModel& model,
                          std::vector<ParamOrigin> origins)
-    : group_(mesh.data_parallel()),
-      shard_group_(mesh.shard_group()),
+    : group_(state_group(mesh)),
       model_(model),
       origins_(std::move(origins)) {
   std::unordered_map<std::string, ParamAddress> addresses;
@@ -74,6 +74,11 @@ std::vector<std::string> ShardFiller::fill_from_tape(
         "calls; all ranks get what rank 0 built");
     from_rank_0 = true;
   }
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      !from_rank_0 || !has_experts(), "[rank ", group_.rank(),
+      "] nfold::init: rank 0 has not built the experts of the other ranks, so "
+      "it cannot send them. Let every rank compute its values "
+      "(from_rank_0 = false), with the same seed and the same function.");
   if (!from_rank_0 || group_.size() == 1) {
     start(*tape, Role::kComputes);
     run(std::move(tape));
@@ -161,8 +166,11 @@ void ShardFiller::deliver(std::size_t origin, at::Tensor value) {
     value = flat(value).contiguous();
     broadcast(group_, value, /*source=*/0).wait();
   } else {
-    for (auto& name :
-         agree_on_values(group_, {{origins_[origin].name, value}})) {
+    const auto groups = unit_of(origin).options().groups;
+    const auto& placement = unit_of(origin).params()[0].placement;
+    for (auto& name : agree_on_values(
+             [&](const Placement&) { return groups; },
+             {{origins_[origin].name, value, placement}})) {
       differing_.push_back(std::move(name));
     }
   }
@@ -231,10 +239,17 @@ at::Tensor ShardFiller::gathered(std::size_t origin) {
   const auto piece = owned_piece(unit, param);
   const auto unrounded = unrounded_.find(origin);
   return gather_pieces(
-      shard_group_, unit, param,
+      unit, param,
       unrounded != unrounded_.end()
           ? unrounded->second
           : kept_in(unit).narrow(0, piece.range_begin, piece.numel));
+}
+
+bool ShardFiller::has_experts() const {
+  const auto units = model_.all();
+  return std::any_of(units.begin(), units.end(), [](const ShardedUnit* unit) {
+    return unit->options().groups.experts != nullptr;
+  });
 }
 
 ShardedUnit& ShardFiller::unit_of(std::size_t origin) {

@@ -72,13 +72,13 @@ class ShardFiller : private ReplaySink {
   void write(std::size_t origin, const at::Tensor& value);
   at::Tensor gathered(std::size_t origin);
   ShardedUnit& unit_of(std::size_t origin);
+  bool has_experts() const;
 
   // What rank 0 tells the ranks that receive to do next.
   enum class Command : std::int64_t { kValue, kPieces, kDone, kFailed };
   void announce(Command command, std::size_t origin = 0);
 
-  Group& group_;        // of all ranks that build the module
-  Group& shard_group_;  // of those that hold it once
+  Group& group_;  // of all ranks that build the module
   ShardedModel& model_;
   std::vector<ParamOrigin> origins_;
   Role role_ = Role::kComputes;

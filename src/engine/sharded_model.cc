@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "engine/mesh_groups.h"
 #include "engine/sharding_plan.h"
 #include "param/model_agreement.h"
 
@@ -37,7 +38,7 @@ ShardedModel::ShardedModel(torch::nn::Module& module, Mesh& mesh,
           [&] {
             auto params = collect_params(module);
             warn_of_differing(
-                agree_on_model(mesh.data_parallel(), module, params));
+                agree_on_model(groups_on(mesh), module, params));
             convert_buffers(module, config);
             return params;
           }(),
@@ -45,9 +46,8 @@ ShardedModel::ShardedModel(torch::nn::Module& module, Mesh& mesh,
 
 ShardedModel::ShardedModel(std::vector<ParamState> params, const Mesh& mesh,
                            const Config& config, InitialValues initial) {
-  const auto& group = mesh.shard_group();
-  const auto plan = plan_sharding(params, config, stage_policy(config),
-                                  group.rank(), group.size());
+  const auto plan =
+      plan_sharding(params, config, stage_policy(config), groups_on(mesh));
   for (const auto& planned : plan) {
     std::vector<ParamState> members;
     for (const auto index : planned.params) {
@@ -65,10 +65,9 @@ ShardedModel::ShardedModel(std::vector<ParamState> params, const Mesh& mesh,
 void ShardedModel::check_made_for(const torch::nn::Module& module,
                                   const Mesh& mesh,
                                   const Config& config) const {
-  const auto& group = mesh.shard_group();
   const auto params = collect_params(module);
-  const auto plan = plan_sharding(params, config, stage_policy(config),
-                                  group.rank(), group.size());
+  const auto plan =
+      plan_sharding(params, config, stage_policy(config), groups_on(mesh));
   bool is_same = plan.size() == units_.size();
   for (std::size_t i = 0; is_same && i < plan.size(); ++i) {
     is_same = plan[i].options == units_[i]->options() &&

@@ -33,15 +33,15 @@ at::ScalarType grad_dtype(at::ScalarType stored, const Config& config) {
 UnitCandidate candidate_of(const ParamState& param, const Config& config) {
   const auto& tensor = param.tensor();
   return {param.name, tensor.numel(), stored_dtype(tensor, config),
-          tensor.requires_grad()};
+          tensor.requires_grad(), param.placement};
 }
 
 }  // namespace
 
 std::vector<PlannedUnit> plan_sharding(const std::vector<ParamState>& params,
                                        const Config& config,
-                                       const StagePolicy& policy, int rank,
-                                       int num_shards) {
+                                       const StagePolicy& policy,
+                                       const GroupsOf& groups_of) {
   std::vector<UnitCandidate> candidates;
   std::int64_t numel = 0;
   for (const auto& param : params) {
@@ -66,11 +66,13 @@ std::vector<PlannedUnit> plan_sharding(const std::vector<ParamState>& params,
     options.dtype = first.dtype;
     options.master_dtype = master_dtype(first.dtype, config);
     options.grad_dtype = grad_dtype(first.dtype, config);
-    options.rank = rank;
-    options.num_shards = num_shards;
+    options.groups = groups_of(first.placement);
+    options.rank = options.groups.shard->rank();
+    options.num_shards = options.groups.shard->size();
     options.owns_whole_range = !policy.shards_optimizer;
     options.is_resident =
-        !policy.shards_params || num_shards == 1 || is_persistent;
+        !policy.shards_params || options.num_shards == 1 || is_persistent;
+    if (options.is_resident) options.groups.secondary = nullptr;
     options.is_trained = first.requires_grad;
     units.push_back({std::move(options), std::move(plan.params)});
   }

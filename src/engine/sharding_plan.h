@@ -19,11 +19,11 @@ struct PlannedUnit {
   std::vector<std::size_t> params;  // indices, ascending
 };
 
-// The units of rank `rank` of `num_shards`. Every parameter is in exactly one;
-// only names, sizes, dtypes and requires_grad of the parameters count.
+// The units of this rank. Every parameter is in exactly one; only names, sizes,
+// dtypes, requires_grad and placements of the parameters count.
 std::vector<PlannedUnit> plan_sharding(const std::vector<ParamState>& params,
                                        const Config& config,
-                                       const StagePolicy& policy, int rank,
-                                       int num_shards);
+                                       const StagePolicy& policy,
+                                       const GroupsOf& groups_of);
 
 }  // namespace nfold

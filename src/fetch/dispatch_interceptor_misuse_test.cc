@@ -187,7 +187,7 @@ TEST(InterceptorMisuseTest, WithoutTheWatchTensorsAreLikeOthers) {
     dispatch_interceptor().unwatch(*targets.first);
     EXPECT_FALSE(carries_key(targets.w0) || carries_key(targets.w1));
     EXPECT_EQ(dispatch_interceptor().find(targets.w0).unit, nullptr);
-    ShardedUnit::begin_gather(world.group(), {targets.first});
+    ShardedUnit::begin_gather({targets.first});
     targets.first->finish_gather();
     const torch::NoGradGuard no_grad;
     targets.w0.add_(1);

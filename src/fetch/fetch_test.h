@@ -38,7 +38,7 @@ class RecordingHandler : public AccessHandler {
       ++pins_[unit];
     }
     calls_.push_back(names);
-    ShardedUnit::begin_gather(group_, units.vec());
+    ShardedUnit::begin_gather(units.vec());
     for (auto* unit : units) unit->finish_gather();
     peak_pinned_ = std::max(peak_pinned_, pins_.size());
   }
@@ -84,6 +84,7 @@ inline ShardedUnitOptions watched_options(const World& world,
   options.dtype = like.scalar_type();
   options.rank = world.rank();
   options.num_shards = world.size();
+  options.groups.holders = options.groups.shard = &world.group();
   options.is_resident = false;
   options.is_trained = like.requires_grad();
   return options;

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 #include "base/hash.h"
 #include "base/log.h"
@@ -45,10 +46,9 @@ FetcherOptions checked(FetcherOptions options,
 
 }  // namespace
 
-Fetcher::Fetcher(Group& group, std::vector<ShardedUnit*> units,
-                 FetcherOptions options, AccessSource& source, Group* all)
-    : group_(group),
-      all_(all ? *all : group),
+Fetcher::Fetcher(Group& all, std::vector<ShardedUnit*> units,
+                 FetcherOptions options, AccessSource& source)
+    : all_(all),
       options_(checked(options, units)),
       source_(source) {
   units_ = std::move(units);
@@ -107,7 +107,7 @@ void Fetcher::discard(UnitRefs units) {
 
 std::string Fetcher::where() const {
   const std::lock_guard lock(mutex_);
-  return fmt::format("[rank {}] {}", all_.rank(), position_);
+  return fmt::format("[rank {}] {}", all_.global_rank(), position_);
 }
 
 void Fetcher::set_position(std::string position) {
@@ -140,7 +140,7 @@ void Fetcher::check_idle(const char* operation) const {
   for (const auto& [unit, num_pins] : resident_pins_) {
     if (num_pins > 0) names += "\n  " + unit->name();
   }
-  TORCH_CHECK_VALUE(names.empty(), "[rank ", all_.rank(), "] ", position_, ": ",
+  TORCH_CHECK_VALUE(names.empty(), "[rank ", all_.global_rank(), "] ", position_, ": ",
                     operation, " while these are gathered:", names,
                     "\nClose nfold::GatheredParameters first.");
 }
@@ -200,7 +200,7 @@ c10::SmallVector<std::size_t, 4> Fetcher::indices_of(UnitRefs units) {
 }
 
 bool Fetcher::is_whole(std::size_t unit) const {
-  return entries_[unit].unit->state() != UnitState::kSharded;
+  return !entries_[unit].unit->is_released();
 }
 
 std::int64_t Fetcher::numel_to_gather(std::size_t unit) const {
@@ -275,33 +275,58 @@ void Fetcher::gather(const std::vector<std::size_t>& units,
     return;
   }
   std::vector<ShardedUnit*> sharded;
-  std::string names;
-  Hasher tag;
-  tag.add_number(static_cast<std::int64_t>(plan_.hash));
   for (const auto unit : units) {
     if (is_whole(unit)) continue;
     auto* each = entries_[unit].unit;
     sharded.push_back(each);
-    names += (names.empty() ? "" : ", ") + each->name();
-    tag.add_number(static_cast<std::int64_t>(unit));
     live_numel_ += each->layout().numel();
     live_bytes_ += each->full_bytes();
   }
   const ProfileRange range("nfold::unshard");
   counts_.gathers += static_cast<std::int64_t>(sharded.size());
   counts_.peak_bytes = std::max(counts_.peak_bytes, live_bytes_);
-  auto& group = group_.impl();
-  group.set_label(fmt::format("{}, {} {}", position_, purpose, names));
-  group.set_tag(tag.digest());
+  const auto groups = announce(sharded, purpose);
   if (options_.is_sequential) {
     for (auto* unit : sharded) {
-      ShardedUnit::begin_gather(group_, {unit}, options_.gather_mode);
+      ShardedUnit::begin_gather({unit}, options_.gather_mode);
     }
   } else {
-    ShardedUnit::begin_gather(group_, sharded, options_.gather_mode);
+    ShardedUnit::begin_gather(sharded, options_.gather_mode);
   }
-  group.set_tag(0);
+  for (auto* group : groups) group->impl().set_tag(0);
   for (const auto unit : units) touch(unit);
+}
+
+// Tells each group what its next collectives are, for errors and so that ranks
+// that gather something else find out.
+std::vector<Group*> Fetcher::announce(const std::vector<ShardedUnit*>& units,
+                                      const char* purpose) {
+  struct Announcement {
+    std::string names;
+    Hasher tag;
+  };
+  std::map<Group*, Announcement> by_group;
+  for (const auto* unit : units) {
+    for (auto* group : unit->gather_groups(options_.gather_mode)) {
+      auto& announcement = by_group[group];
+      if (announcement.names.empty()) {
+        announcement.tag.add_number(static_cast<std::int64_t>(plan_.hash));
+      } else {
+        announcement.names += ", ";
+      }
+      announcement.names += unit->name();
+      announcement.tag.add_number(
+          static_cast<std::int64_t>(index_.at(unit)));
+    }
+  }
+  std::vector<Group*> groups;
+  for (auto& [group, announcement] : by_group) {
+    groups.push_back(group);
+    group->impl().set_label(
+        fmt::format("{}, {} {}", position_, purpose, announcement.names));
+    group->impl().set_tag(announcement.tag.digest());
+  }
+  return groups;
 }
 
 void Fetcher::release(std::size_t unit) {

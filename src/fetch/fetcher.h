@@ -3,7 +3,7 @@
 // Makes sharded units whole when they are used and shards them again when
 // they are not: the executor of fetch_plan.h.
 //
-//   Fetcher fetcher(group, units, options, dispatch_interceptor());
+//   Fetcher fetcher(all, units, options, dispatch_interceptor());
 //   loss = model->forward(batch);      // units come and go
 //   { Fetcher::BackwardScope scope(fetcher); loss.backward(); }
 //   fetcher.end_step();                // the next step follows a plan
@@ -61,13 +61,12 @@ struct FetchCounts {
 
 class Fetcher : public AccessHandler {
  public:
-  // Resident units are always whole; the others come and go. `source` outlives
-  // the fetcher. `group` has the ranks that hold the shards; `all` those that
-  // hold the model, where several groups hold it. Raises c10::ValueError for
-  // options out of range; a live budget below the largest unit is raised to it,
-  // with a warning.
-  Fetcher(Group& group, std::vector<ShardedUnit*> units, FetcherOptions options,
-          AccessSource& source, Group* all = nullptr);
+  // Resident units are always whole; the others come and go, each by way of
+  // its own groups. `all` are the ranks that train the model. `source` outlives
+  // the fetcher. Raises c10::ValueError for options out of range; a live budget
+  // below the largest unit is raised to it, with a warning.
+  Fetcher(Group& all, std::vector<ShardedUnit*> units, FetcherOptions options,
+          AccessSource& source);
   ~Fetcher() override;
 
   void begin_access(UnitRefs units) override;
@@ -129,6 +128,8 @@ class Fetcher : public AccessHandler {
   void follow_plan(std::size_t entry, std::size_t unit);
   void make_room(std::int64_t numel);
   void gather(const std::vector<std::size_t>& units, const char* purpose);
+  std::vector<Group*> announce(const std::vector<ShardedUnit*>& units,
+                               const char* purpose);
   void release(std::size_t unit);
   void touch(std::size_t unit);
   void release_unpinned();
@@ -136,7 +137,6 @@ class Fetcher : public AccessHandler {
   // 0 for what is whole.
   std::int64_t numel_to_gather(std::size_t unit) const;
 
-  Group& group_;
   Group& all_;
   const FetcherOptions options_;
   AccessSource& source_;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <set>
 
 #include "base/log.h"
 #include "fetch/dispatch_interceptor.h"
@@ -93,7 +94,10 @@ class ShardedScope : public Scope {
     std::string problem;
     for (int rank = 0; rank < group.size(); ++rank) {
       const auto index = found[rank].item<std::int64_t>();
-      if (index < 0) unchanged_rank_ = rank;
+      if (index < 0) {
+        unchanged_.insert(
+            group.global_ranks()[static_cast<std::size_t>(rank)]);
+      }
       if (index < 0 || !problem.empty()) continue;
       problem = handler_.where() + ": rank " + std::to_string(rank) +
                 " changed " + names[static_cast<std::size_t>(index)] +
@@ -104,15 +108,15 @@ class ShardedScope : public Scope {
                 "values count.";
     }
     if (problem.empty()) return problem;
-    return problem + (unchanged_rank_ >= 0
+    return problem + (!unchanged_.empty()
                           ? " The change was undone."
                           : " All ranks changed it; where it is not sharded "
                             "at rest the change stays.");
   }
 
   void publish() {
-    auto& group = handler_.group();
     for (const auto& held : held_) {
+      auto& group = *held.unit->options().groups.holders;
       for (const auto param : held.params) {
         const auto range = held.unit->layout().param_range(param);
         if (range.numel == 0) continue;
@@ -128,8 +132,15 @@ class ShardedScope : public Scope {
   // same values on every rank that did not touch them.
   void undo() {
     for (auto* unit : units_) {
-      if (!unit->options().is_resident || unchanged_rank_ < 0) continue;
-      broadcast(handler_.group(), unit->full(), unchanged_rank_).wait();
+      if (!unit->options().is_resident) continue;
+      auto& group = *unit->options().groups.holders;
+      const auto& ranks = group.global_ranks();
+      const auto source =
+          std::find_if(ranks.begin(), ranks.end(),
+                       [&](int rank) { return unchanged_.contains(rank); });
+      if (source == ranks.end()) continue;
+      broadcast(group, unit->full(), static_cast<int>(source - ranks.begin()))
+          .wait();
     }
   }
 
@@ -137,8 +148,8 @@ class ShardedScope : public Scope {
   std::vector<Held> held_;
   std::vector<ShardedUnit*> units_;
   GatherOptions options_;
-  // A rank on which nothing was changed that may not be; -1: none.
-  int unchanged_rank_ = -1;
+  // In the world: ranks on which nothing was changed that may not be.
+  std::set<int> unchanged_;
 };
 
 // Of parameters that nfold::init is building: whole, in memory, until it ends.
@@ -250,7 +261,9 @@ std::unique_ptr<Scope> open_scope(const std::vector<at::Tensor>& params,
     if (group) check_modifier(options, *group);
     return std::make_unique<ConstructionGather>(std::move(deferred), options);
   }
-  check_modifier(options, handler->group());
+  for (const auto& each : held) {
+    check_modifier(options, *each.unit->options().groups.holders);
+  }
   // The order in which a set or a map gives them may differ between ranks.
   std::sort(held.begin(), held.end(), [](const auto& a, const auto& b) {
     return a.unit->name() < b.unit->name();

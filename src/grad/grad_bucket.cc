@@ -10,13 +10,13 @@ namespace nfold {
 
 std::vector<std::vector<std::size_t>> plan_buckets(
     const std::vector<std::int64_t>& unit_numels,
-    const std::vector<at::ScalarType>& comm_dtypes, std::int64_t max_numel) {
+    const std::vector<BucketKind>& unit_kinds, std::int64_t max_numel) {
   std::vector<std::vector<std::size_t>> buckets;
   std::int64_t numel = 0;
   for (std::size_t unit = unit_numels.size(); unit-- > 0;) {
     const bool fits = !buckets.empty() &&
                       numel + unit_numels[unit] <= max_numel &&
-                      comm_dtypes[buckets.back().back()] == comm_dtypes[unit];
+                      unit_kinds[buckets.back().back()] == unit_kinds[unit];
     if (!fits) {
       buckets.emplace_back();
       numel = 0;

@@ -10,17 +10,26 @@
 #include <cstdint>
 #include <vector>
 
+#include "nfold/group.h"
 #include "param/sharded_unit.h"
 
 namespace nfold {
 
+// What one collective has one of.
+struct BucketKind {
+  at::ScalarType dtype = at::kFloat;
+  const Group* group = nullptr;
+
+  bool operator==(const BucketKind&) const = default;
+};
+
 // Units of each bucket, as indices into `units`, in launch order. Units are
 // taken from last to first, since backward meets the last ones first; a
-// bucket is closed before it would exceed max_numel elements or mix dtypes,
-// so a larger unit is a bucket by itself. Pure.
+// bucket is closed before it would exceed max_numel elements or mix kinds, so
+// a larger unit is a bucket by itself. Pure.
 std::vector<std::vector<std::size_t>> plan_buckets(
     const std::vector<std::int64_t>& unit_numels,
-    const std::vector<at::ScalarType>& comm_dtypes, std::int64_t max_numel);
+    const std::vector<BucketKind>& unit_kinds, std::int64_t max_numel);
 
 // The gradient of one whole unit on its way: flat, laid out as the unit, in
 // the dtype of the collective. Memory exists from the first arrival until

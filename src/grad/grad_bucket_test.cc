@@ -11,7 +11,7 @@ namespace {
 using Buckets = std::vector<std::vector<std::size_t>>;
 
 TEST(PlanBucketsTest, TakesUnitsFromTheLastToTheFirst) {
-  const std::vector<at::ScalarType> floats(4, at::kFloat);
+  const std::vector<BucketKind> floats(4, {at::kFloat});
   EXPECT_EQ(plan_buckets({3, 3, 3, 3}, floats, 6), (Buckets{{3, 2}, {1, 0}}));
   EXPECT_EQ(plan_buckets({3, 3, 3, 3}, floats, 7), (Buckets{{3, 2}, {1, 0}}));
   EXPECT_EQ(plan_buckets({1, 9, 1, 1}, floats, 4), (Buckets{{3, 2}, {1}, {0}}));
@@ -22,7 +22,7 @@ TEST(PlanBucketsTest, TakesUnitsFromTheLastToTheFirst) {
 
 TEST(PlanBucketsTest, DtypesDoNotMix) {
   EXPECT_EQ(
-      plan_buckets({1, 1, 1}, {at::kFloat, at::kDouble, at::kDouble}, 100),
+      plan_buckets({1, 1, 1}, {{at::kFloat}, {at::kDouble}, {at::kDouble}}, 100),
       (Buckets{{2, 1}, {0}}));
 }
 
@@ -35,9 +35,9 @@ TEST(PlanBucketsTest, HoldsItsRulesForAllSmallInputs) {
       numels.push_back((code >> (2 * i)) & 3);
     }
     for (int dtype_code = 0; dtype_code < 32; ++dtype_code) {
-      std::vector<at::ScalarType> dtypes;
+      std::vector<BucketKind> dtypes;
       for (std::size_t i = 0; i < kUnits; ++i) {
-        dtypes.push_back((dtype_code >> i) & 1 ? at::kHalf : at::kFloat);
+        dtypes.push_back({(dtype_code >> i) & 1 ? at::kHalf : at::kFloat});
       }
       for (std::int64_t bound = 1; bound <= 7; ++bound) {
         const auto buckets = plan_buckets(numels, dtypes, bound);

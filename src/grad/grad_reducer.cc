@@ -37,15 +37,15 @@ class GradHook : public torch::autograd::FunctionPostHook {
 
 }  // namespace
 
-GradReducer::GradReducer(Group& group, std::vector<ShardedUnit*> units,
+GradReducer::GradReducer(Group& all, std::vector<ShardedUnit*> units,
                          GradReducerOptions options)
-    : group_(group), units_(std::move(units)), options_(options) {
+    : all_(all), units_(std::move(units)), options_(options) {
   std::vector<std::int64_t> numels;
-  std::vector<at::ScalarType> dtypes;
+  std::vector<BucketKind> kinds;
   for (const auto* unit : units_) {
     const auto dtype = options_.comm_dtype.value_or(unit->options().dtype);
     numels.push_back(unit->layout().numel());
-    dtypes.push_back(dtype);
+    kinds.push_back({dtype, unit->options().groups.shard});
     Slot slot;
     slot.buffer = std::make_unique<UnitGradBuffer>(*unit, dtype);
     slot.late = std::make_unique<UnitGradBuffer>(*unit, dtype);
@@ -53,9 +53,10 @@ GradReducer::GradReducer(Group& group, std::vector<ShardedUnit*> units,
         std::make_unique<UnitGradBuffer>(*unit, unit->options().grad_dtype);
     slots_.push_back(std::move(slot));
   }
-  for (auto& members : plan_buckets(numels, dtypes, options_.bucket_numel)) {
+  for (auto& members : plan_buckets(numels, kinds, options_.bucket_numel)) {
     for (const auto unit : members) slots_[unit].bucket = buckets_.size();
-    buckets_.push_back({std::move(members), false});
+    auto* group = units_[members.front()]->options().groups.shard;
+    buckets_.push_back({std::move(members), group, false});
   }
   add_hooks();
 }
@@ -164,7 +165,7 @@ void GradReducer::check_all_used() const {
       if (!buffer.has_param(param)) unused += "\n  " + params[param].name;
     }
   }
-  TORCH_CHECK_VALUE(unused.empty(), "[rank ", group_.rank(), "] ", label_,
+  TORCH_CHECK_VALUE(unused.empty(), "[rank ", all_.global_rank(), "] ", label_,
                     ": ignore_unused_parameters is false, but these "
                     "parameters got no gradient:",
                     unused,
@@ -207,16 +208,17 @@ void GradReducer::launch(std::size_t bucket_index, bool is_late) {
     launch.bytes += flat.numel() * flat.element_size();
     launch.flats.push_back(std::move(flat));
   }
-  group_.impl().set_label(label_ + ", gradient bucket " +
-                          std::to_string(bucket_index) +
-                          (is_late ? " (late)" : ""));
+  auto& group = *bucket.group;
+  group.impl().set_label(label_ + ", gradient bucket " +
+                         std::to_string(bucket_index) +
+                         (is_late ? " (late)" : ""));
   if (options_.all_reduces) {
     for (const auto& flat : launch.flats) {
-      launch.pendings.push_back(all_reduce(group_, flat));
+      launch.pendings.push_back(all_reduce(group, flat));
     }
   } else {
     launch.pendings.push_back(
-        reduce_scatter_coalesced(group_, launch.flats, is_empty));
+        reduce_scatter_coalesced(group, launch.flats, is_empty));
   }
   under_way_ = std::move(launch);
   note_bytes();
@@ -237,26 +239,43 @@ void GradReducer::finish_launch() {
 }
 
 void GradReducer::reduce_late() {
-  if (group_.size() == 1 &&
-      std::all_of(slots_.begin(), slots_.end(),
-                  [](const Slot& slot) { return slot.late->is_empty(); })) {
-    return;
-  }
-  auto is_late = at::zeros({static_cast<std::int64_t>(buckets_.size())},
-                           at::TensorOptions(at::kByte));
-  auto* flags = is_late.mutable_data_ptr<std::uint8_t>();
-  for (const auto& slot : slots_) {
-    if (!slot.late->is_empty()) flags[slot.bucket] = 1;
-  }
-  group_.impl().set_label(label_ + ", late gradients");
-  const auto start = std::chrono::steady_clock::now();
-  all_reduce(group_, is_late, ReduceOp::kMax).wait();
-  wait_time_ += std::chrono::steady_clock::now() - start;
+  const auto is_late = late_buckets();
   for (std::size_t bucket = 0; bucket < buckets_.size(); ++bucket) {
-    if (flags[bucket] == 0) continue;
+    if (!is_late[bucket]) continue;
     launch(bucket, true);
     finish_launch();
   }
+}
+
+// Those that got late gradients on any rank of their group.
+std::vector<bool> GradReducer::late_buckets() {
+  const auto num_buckets = static_cast<std::int64_t>(buckets_.size());
+  auto flags = at::zeros({num_buckets}, at::TensorOptions(at::kByte));
+  auto* is_late = flags.mutable_data_ptr<std::uint8_t>();
+  std::vector<Group*> groups;
+  for (const auto& bucket : buckets_) {
+    if (bucket.group->size() == 1 ||
+        std::count(groups.begin(), groups.end(), bucket.group) > 0) {
+      continue;
+    }
+    groups.push_back(bucket.group);
+  }
+  for (const auto& slot : slots_) {
+    if (!slot.late->is_empty()) is_late[slot.bucket] = 1;
+  }
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<bool> result(is_late, is_late + num_buckets);
+  for (auto* group : groups) {
+    group->impl().set_label(label_ + ", late gradients");
+    auto of_group = flags.clone();
+    all_reduce(*group, of_group, ReduceOp::kMax).wait();
+    const auto* found = of_group.const_data_ptr<std::uint8_t>();
+    for (std::size_t bucket = 0; bucket < buckets_.size(); ++bucket) {
+      if (buckets_[bucket].group == group) result[bucket] = found[bucket] != 0;
+    }
+  }
+  wait_time_ += std::chrono::steady_clock::now() - start;
+  return result;
 }
 
 void GradReducer::reset() {

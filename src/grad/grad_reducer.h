@@ -2,7 +2,7 @@
 //
 // Reduces gradients over ranks while backward runs.
 //
-//   GradReducer reducer(group, units, options);
+//   GradReducer reducer(all, units, options);
 //   reducer.begin("step 12, micro step 0");
 //   loss.backward();           // hooks fill buckets and launch them
 //   reducer.finish(true);      // the rest; unit->grad() is reduced
@@ -70,7 +70,9 @@ struct NonFiniteGrad {
 
 class GradReducer {
  public:
-  GradReducer(Group& group, std::vector<ShardedUnit*> units,
+  // Each unit is reduced over its own shard group; `all` are the ranks that
+  // train the model.
+  GradReducer(Group& all, std::vector<ShardedUnit*> units,
               GradReducerOptions options);
   ~GradReducer();
   GradReducer(const GradReducer&) = delete;
@@ -98,6 +100,7 @@ class GradReducer {
  private:
   struct Bucket {
     std::vector<std::size_t> units;
+    Group* group = nullptr;
     bool is_launched = false;
   };
   // What one launch of a bucket has under way.
@@ -131,9 +134,10 @@ class GradReducer {
   void launch(std::size_t bucket, bool is_late);
   void finish_launch();
   void reduce_late();
+  std::vector<bool> late_buckets();
   void note_bytes();
 
-  Group& group_;
+  Group& all_;
   std::vector<ShardedUnit*> units_;
   GradReducerOptions options_;
   std::vector<Slot> slots_;  // one for each unit

@@ -27,6 +27,7 @@ struct Units {
       options.name = name;
       options.rank = world.rank();
       options.num_shards = world.size();
+      options.groups.holders = options.groups.shard = &world.group();
       options.owns_whole_range = owns_whole_range;
       units.push_back(std::make_unique<ShardedUnit>(
           std::vector<ParamState>{{name, {name}, {params.back()}}}, options));

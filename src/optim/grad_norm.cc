@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "kernels/norm.h"
 #include "nfold/collectives.h"
 #include "optim/norm_combine.h"
@@ -17,9 +19,9 @@ double sum_of_squares(ShardedUnit& unit, std::int64_t shard) {
       .sum_of_squares;
 }
 
-}  // namespace
-
-double global_grad_norm(Group& group, const std::vector<ShardedUnit*>& units) {
+// One sum for each (unit, shard) of units with one shard group, in that order.
+std::vector<double> shard_sums(const std::vector<ShardedUnit*>& units) {
+  auto& group = *units.front()->options().groups.shard;
   const auto num_units = static_cast<std::int64_t>(units.size());
   const auto num_ranks = static_cast<std::int64_t>(group.size());
   auto table = at::zeros({num_ranks * num_units}, at::kDouble);
@@ -43,8 +45,42 @@ double global_grad_norm(Group& group, const std::vector<ShardedUnit*>& units) {
   }
   const auto in_unit_order =
       table.view({num_ranks, num_units}).t().contiguous();
-  return norm_of_square_sums({in_unit_order.const_data_ptr<double>(),
-                              static_cast<std::size_t>(in_unit_order.numel())});
+  const auto* begin = in_unit_order.const_data_ptr<double>();
+  return {begin, begin + in_unit_order.numel()};
+}
+
+// [sums of rank 0 of the group, of rank 1, ...]
+std::vector<double> with_those_of(Group* group, std::vector<double> sums) {
+  if (!group || group->size() == 1) return sums;
+  const auto count = static_cast<std::int64_t>(sums.size());
+  auto table = at::empty({group->size() * count}, at::kDouble);
+  auto own = table.narrow(0, group->rank() * count, count);
+  std::copy(sums.begin(), sums.end(), own.mutable_data_ptr<double>());
+  all_gather(*group, table, own).wait();
+  const auto* begin = table.const_data_ptr<double>();
+  return {begin, begin + table.numel()};
+}
+
+}  // namespace
+
+double global_grad_norm(const std::vector<ShardedUnit*>& units) {
+  std::vector<ShardedUnit*> rest = units;
+  std::vector<double> sums;
+  while (!rest.empty()) {
+    const auto groups = rest.front()->options().groups;
+    const auto others = std::stable_partition(
+        rest.begin(), rest.end(), [&](const ShardedUnit* unit) {
+          const auto& own = unit->options().groups;
+          return own.shard == groups.shard && own.experts == groups.experts &&
+                 own.tensor_parts == groups.tensor_parts;
+        });
+    auto of_model = with_those_of(
+        groups.tensor_parts,
+        with_those_of(groups.experts, shard_sums({rest.begin(), others})));
+    sums.insert(sums.end(), of_model.begin(), of_model.end());
+    rest.erase(rest.begin(), others);
+  }
+  return norm_of_square_sums(sums);
 }
 
 }  // namespace nfold

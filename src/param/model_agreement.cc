@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
+#include <map>
 #include <sstream>
 
 #include "base/hash.h"
@@ -15,31 +17,52 @@ std::vector<NamedTensor> tensors_of(const torch::nn::Module& module,
                                     const std::vector<ParamState>& params) {
   std::vector<NamedTensor> tensors;
   for (const auto& param : params) {
-    tensors.push_back({param.name, param.tensor().detach()});
+    tensors.push_back(
+        {param.name, param.tensor().detach(), param.placement});
   }
   for (auto& buffer : buffers_of(module)) tensors.push_back(std::move(buffer));
   return tensors;
 }
 
 // One line for each tensor; equal lines mean equal structure.
-std::string describe(const std::vector<NamedTensor>& tensors,
-                     const std::vector<ParamState>& params) {
+std::string line_of(const ParamState& param) {
   std::ostringstream text;
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    const auto& tensor = tensors[i].tensor;
-    text << tensors[i].name << ": " << tensor.sizes() << ' '
-         << tensor.scalar_type();
-    if (i < params.size()) {
-      if (!params[i].tensor().requires_grad()) text << ", frozen";
-      for (std::size_t k = 1; k < params[i].names.size(); ++k) {
-        text << ", tied to " << params[i].names[k];
-      }
-    } else {
-      text << ", buffer";
-    }
-    text << '\n';
+  const auto& tensor = param.tensor();
+  text << param.name << ": " << tensor.sizes() << ' ' << tensor.scalar_type();
+  if (!tensor.requires_grad()) text << ", frozen";
+  for (std::size_t k = 1; k < param.names.size(); ++k) {
+    text << ", tied to " << param.names[k];
   }
+  return text.str() + '\n';
+}
+
+std::string line_of_buffer(const NamedTensor& buffer) {
+  std::ostringstream text;
+  text << buffer.name << ": " << buffer.tensor.sizes() << ' '
+       << buffer.tensor.scalar_type() << ", buffer\n";
   return text.str();
+}
+
+// By size of the expert group, what the ranks that hold it must have alike. 1,
+// which every rank looks at first, says which others there are.
+std::map<int, std::string> descriptions(const torch::nn::Module& module,
+                                        const std::vector<ParamState>& params) {
+  std::map<int, std::string> texts{{1, ""}};
+  std::map<int, int> counts;
+  for (const auto& param : params) {
+    texts[param.placement.expert_size] += line_of(param);
+    ++counts[param.placement.expert_size];
+  }
+  for (const auto& buffer : buffers_of(module)) {
+    texts[buffer.placement.expert_size] += line_of_buffer(buffer);
+    ++counts[buffer.placement.expert_size];
+  }
+  for (const auto& [size, count] : counts) {
+    if (size == 1) continue;
+    texts[1] += "experts shared out over " + std::to_string(size) +
+                " ranks: " + std::to_string(count) + " tensors\n";
+  }
+  return texts;
 }
 
 std::int64_t hash_of_values(const at::Tensor& tensor) {
@@ -75,31 +98,8 @@ std::pair<std::string, std::string> first_difference(const std::string& a,
   }
 }
 
-}  // namespace
-
-at::Tensor gather_table(Group& group, const std::vector<std::int64_t>& values) {
-  const auto count = static_cast<std::int64_t>(values.size());
-  auto table = at::empty({group.size() * count}, at::kLong);
-  auto own = table.narrow(0, group.rank() * count, count);
-  std::copy(values.begin(), values.end(), own.mutable_data_ptr<std::int64_t>());
-  all_gather(group, table, own).wait();
-  return table.view({group.size(), count});
-}
-
-std::vector<NamedTensor> buffers_of(const torch::nn::Module& module) {
-  std::vector<NamedTensor> buffers;
-  for (const auto& buffer : module.named_buffers()) {
-    if (buffer.value().defined()) {
-      buffers.push_back({buffer.key(), buffer.value().detach()});
-    }
-  }
-  return buffers;
-}
-
-void check_same_structure(Group& group, const torch::nn::Module& module,
-                          const std::vector<ParamState>& params) {
+void check_same_text(Group& group, const std::string& description) {
   if (group.size() == 1) return;
-  const auto description = describe(tensors_of(module, params), params);
   const auto hash =
       static_cast<std::int64_t>(hash64(description.data(), description.size()));
   const auto table = gather_table(
@@ -117,6 +117,36 @@ void check_same_structure(Group& group, const torch::nn::Module& module,
         "] the ranks built different models: ", "expected (rank 0) ",
         expected_line, " but found (rank ", other, ") ", found_line,
         "; construct the same model on every rank");
+  }
+}
+
+}  // namespace
+
+at::Tensor gather_table(Group& group, const std::vector<std::int64_t>& values) {
+  const auto count = static_cast<std::int64_t>(values.size());
+  auto table = at::empty({group.size() * count}, at::kLong);
+  auto own = table.narrow(0, group.rank() * count, count);
+  std::copy(values.begin(), values.end(), own.mutable_data_ptr<std::int64_t>());
+  all_gather(group, table, own).wait();
+  return table.view({group.size(), count});
+}
+
+std::vector<NamedTensor> buffers_of(const torch::nn::Module& module) {
+  std::vector<NamedTensor> buffers;
+  for (const auto& buffer : module.named_buffers()) {
+    if (buffer.value().defined()) {
+      buffers.push_back({buffer.key(), buffer.value().detach(),
+                         placement_in(module, buffer.key())});
+    }
+  }
+  return buffers;
+}
+
+void check_same_structure(const GroupsOf& groups_of,
+                          const torch::nn::Module& module,
+                          const std::vector<ParamState>& params) {
+  for (const auto& [size, text] : descriptions(module, params)) {
+    check_same_text(*groups_of({.expert_size = size}).holders, text);
   }
 }
 
@@ -145,11 +175,35 @@ std::vector<std::string> agree_on_values(
   return differing;
 }
 
-std::vector<std::string> agree_on_model(Group& group,
+std::vector<std::string> agree_on_values(
+    const GroupsOf& groups_of, const std::vector<NamedTensor>& tensors) {
+  // In an order that all ranks have, whatever order their tensors have.
+  std::map<std::pair<int, bool>, std::vector<NamedTensor>> by_placement;
+  for (const auto& tensor : tensors) {
+    by_placement[{tensor.placement.expert_size,
+                  tensor.placement.is_tensor_split}]
+        .push_back(tensor);
+  }
+  std::vector<std::string> differing;
+  for (const auto& [key, together] : by_placement) {
+    const auto groups = groups_of(together.front().placement);
+    for (auto* group : {groups.holders, groups.tensor_replicas}) {
+      if (!group) continue;
+      for (auto& name : agree_on_values(*group, together)) {
+        if (std::count(differing.begin(), differing.end(), name) == 0) {
+          differing.push_back(std::move(name));
+        }
+      }
+    }
+  }
+  return differing;
+}
+
+std::vector<std::string> agree_on_model(const GroupsOf& groups_of,
                                         const torch::nn::Module& module,
                                         const std::vector<ParamState>& params) {
-  check_same_structure(group, module, params);
-  return agree_on_values(group, tensors_of(module, params));
+  check_same_structure(groups_of, module, params);
+  return agree_on_values(groups_of, tensors_of(module, params));
 }
 
 }  // namespace nfold

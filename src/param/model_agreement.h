@@ -13,19 +13,22 @@
 
 #include "nfold/group.h"
 #include "param/param_state.h"
+#include "param/unit_groups.h"
 
 namespace nfold {
 
 // Compares names, shapes, dtypes, ties and requires_grad of all parameters and
-// buffers over the group; values are not looked at. Collective. Raises
-// c10::ValueError on every rank, naming the first rank and tensor that differ
-// from rank 0, when the models do not match.
-void check_same_structure(Group& group, const torch::nn::Module& module,
+// buffers, each over the ranks that hold it; values are not looked at.
+// Collective. Raises c10::ValueError on every rank, naming the first rank and
+// tensor that differ from rank 0, when the models do not match.
+void check_same_structure(const GroupsOf& groups_of,
+                          const torch::nn::Module& module,
                           const std::vector<ParamState>& params);
 
 struct NamedTensor {
   std::string name;
   at::Tensor tensor;
+  Placement placement = {};
 };
 
 std::vector<NamedTensor> buffers_of(const torch::nn::Module& module);
@@ -36,8 +39,12 @@ std::vector<NamedTensor> buffers_of(const torch::nn::Module& module);
 std::vector<std::string> agree_on_values(
     Group& group, const std::vector<NamedTensor>& tensors);
 
+// The same, each tensor over the ranks that shall hold the same values of it.
+std::vector<std::string> agree_on_values(
+    const GroupsOf& groups_of, const std::vector<NamedTensor>& tensors);
+
 // check_same_structure, then agree_on_values of all parameters and buffers.
-std::vector<std::string> agree_on_model(Group& group,
+std::vector<std::string> agree_on_model(const GroupsOf& groups_of,
                                         const torch::nn::Module& module,
                                         const std::vector<ParamState>& params);
 

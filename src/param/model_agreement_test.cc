@@ -13,12 +13,19 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
+// Every rank holds everything.
+GroupsOf all_of(World& world) {
+  return [&world](const Placement&) {
+    return UnitGroups{.holders = &world.group()};
+  };
+}
+
 TEST(ModelAgreementTest, EqualModelsAgreeWithoutACopy) {
   run_ranks(3, [](World& world) {
     torch::nn::Linear linear(4, 3);
     torch::NoGradGuard no_grad;
     for (auto& param : linear->parameters()) param.fill_(0.5);
-    EXPECT_THAT(agree_on_model(world.group(), *linear, collect_params(*linear)),
+    EXPECT_THAT(agree_on_model(all_of(world), *linear, collect_params(*linear)),
                 IsEmpty());
   });
 }
@@ -32,7 +39,7 @@ TEST(ModelAgreementTest, RankZerosValuesWinForParametersAndBuffers) {
       norm->running_mean.fill_(world.rank() + 7);
     }
     const auto differing =
-        agree_on_model(world.group(), *norm, collect_params(*norm));
+        agree_on_model(all_of(world), *norm, collect_params(*norm));
     EXPECT_THAT(differing, ElementsAre("weight", "running_mean"));
     EXPECT_TRUE(norm->weight.eq(1).all().item<bool>());
     EXPECT_TRUE(norm->running_mean.eq(7).all().item<bool>());
@@ -44,7 +51,7 @@ TEST(ModelAgreementTest, AnotherShapeIsAnErrorOnEveryRankThatNamesIt) {
   run_ranks(3, [&](World& world) {
     torch::nn::Linear linear(4, world.rank() == 2 ? 5 : 3);
     try {
-      agree_on_model(world.group(), *linear, collect_params(*linear));
+      agree_on_model(all_of(world), *linear, collect_params(*linear));
     } catch (const c10::ValueError& error) {
       ++num_errors;
       const std::string text = error.what_without_backtrace();
@@ -62,7 +69,7 @@ TEST(ModelAgreementTest, FrozenOnOneRankOnlyIsAnError) {
     torch::nn::Linear linear(4, 3);
     linear->bias.set_requires_grad(world.rank() == 0);
     try {
-      agree_on_model(world.group(), *linear, collect_params(*linear));
+      agree_on_model(all_of(world), *linear, collect_params(*linear));
     } catch (const c10::ValueError& error) {
       ++num_errors;
       EXPECT_THAT(error.what_without_backtrace(), HasSubstr("bias"));
@@ -77,7 +84,7 @@ TEST(ModelAgreementTest, OneRankMoreParametersIsAnError) {
     torch::nn::Linear linear(
         torch::nn::LinearOptions(4, 3).bias(world.rank() == 0));
     try {
-      agree_on_model(world.group(), *linear, collect_params(*linear));
+      agree_on_model(all_of(world), *linear, collect_params(*linear));
     } catch (const c10::ValueError& error) {
       ++num_errors;
       EXPECT_THAT(error.what_without_backtrace(), HasSubstr("nothing more"));

@@ -54,6 +54,21 @@ void check_supported(const std::string& name, const at::Tensor& tensor) {
 
 }  // namespace
 
+Placement placement_in(const torch::nn::Module& module,
+                       const std::string& name) {
+  Placement placement;
+  if (const auto* placed = dynamic_cast<const PlacedModule*>(&module)) {
+    placement = placed->placement_of(name);
+  }
+  const auto dot = name.find('.');
+  if (dot == std::string::npos) return placement;
+  const auto children = module.named_children();
+  const auto* child = children.find(name.substr(0, dot));
+  return child ? combined(placement,
+                          placement_in(**child, name.substr(dot + 1)))
+               : placement;
+}
+
 std::vector<ParamState> collect_params(const torch::nn::Module& module) {
   std::vector<ParamState> params;
   for (const auto& item : module.named_parameters(/*recurse=*/true)) {
@@ -61,6 +76,7 @@ std::vector<ParamState> collect_params(const torch::nn::Module& module) {
     const auto& tensor = item.value();
     if (!tensor.defined()) continue;
     check_supported(name, tensor);
+    const auto placement = placement_in(module, name);
     const auto twin = std::find_if(
         params.begin(), params.end(), [&](const ParamState& param) {
           return std::any_of(param.tensors.begin(), param.tensors.end(),
@@ -79,6 +95,12 @@ std::vector<ParamState> collect_params(const torch::nn::Module& module) {
           "parameters ", twin->name, " and ", name,
           " are tied, but only one of them requires a gradient; set "
           "requires_grad alike on both");
+      TORCH_CHECK_VALUE(
+          placement == twin->placement, "parameters ", twin->name, " and ",
+          name,
+          " are tied, but their modules place them on different ranks "
+          "(PlacedModule::placement_of); tie them inside of one module, or not "
+          "at all");
       if (is_new) twin->tensors.push_back(tensor);
       continue;
     }
@@ -88,7 +110,7 @@ std::vector<ParamState> collect_params(const torch::nn::Module& module) {
                         " share memory but are not the same tensor; tie them "
                         "as one parameter, or clone one of them");
     }
-    params.push_back({name, {name}, {tensor}});
+    params.push_back({name, {name}, {tensor}, placement});
   }
   return params;
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "comm/two_hops.h"
 #include "kernels/cast_copy.h"
 #include "param/released_storage.h"
 
@@ -48,6 +49,8 @@ const char* name_of(UnitState state) {
       return "gathering";
     case UnitState::kUnsharded:
       return "unsharded";
+    case UnitState::kSecondary:
+      return "secondary";
   }
   return "unknown";
 }
@@ -153,42 +156,59 @@ void ShardedUnit::clear_grad() {
   if (options_.owns_whole_range) grad_.reset();
 }
 
-void ShardedUnit::begin_gather(Group& group, std::vector<ShardedUnit*> units,
+void ShardedUnit::begin_gather(std::vector<ShardedUnit*> units,
                                GatherMode mode) {
-  std::erase_if(units, [](const ShardedUnit* unit) {
-    return unit->state_ != UnitState::kSharded;
-  });
+  std::erase_if(units, [](const auto* unit) { return !unit->is_released(); });
   for (auto* unit : units) unit->allocate_full();
-  if (mode == GatherMode::kAllReduce) {
-    for (auto* unit : units) {
-      zero_outside(unit->full_, unit->shard_range_of_rank());
-      unit->gather_ = std::make_shared<Pending>(all_reduce(group, unit->full_));
-      unit->state_ = UnitState::kGathering;
-    }
-    return;
-  }
-  // A collective moves one dtype.
   while (!units.empty()) {
-    const auto dtype = units.front()->options_.dtype;
+    const auto& first = *units.front();
     const auto others = std::stable_partition(
-        units.begin(), units.end(),
-        [&](const ShardedUnit* unit) { return unit->options_.dtype == dtype; });
-    std::vector<at::Tensor> outputs;
-    for (auto unit = units.begin(); unit != others; ++unit) {
-      outputs.push_back((*unit)->full_);
-    }
-    const auto gather = std::make_shared<Pending>(
-        all_gather_coalesced(group, std::move(outputs)));
-    for (auto unit = units.begin(); unit != others; ++unit) {
-      (*unit)->gather_ = gather;
-      (*unit)->state_ = UnitState::kGathering;
+        units.begin(), units.end(), [&](const ShardedUnit* unit) {
+          return unit == &first ||
+                 (mode == GatherMode::kAllGather && unit->travels_with(first));
+        });
+    const std::vector<ShardedUnit*> together(units.begin(), others);
+    const auto pending = std::make_shared<Pending>(gather(together, mode));
+    for (auto* unit : together) {
+      unit->gather_ = pending;
+      unit->state_ = UnitState::kGathering;
     }
     units.erase(units.begin(), others);
   }
 }
 
+bool ShardedUnit::travels_with(const ShardedUnit& other) const {
+  return options_.dtype == other.options_.dtype && state_ == other.state_ &&
+         options_.groups == other.options_.groups;
+}
+
+c10::SmallVector<Group*, 2> ShardedUnit::gather_groups(GatherMode mode) const {
+  const auto& groups = options_.groups;
+  if (state_ == UnitState::kSecondary) return {groups.secondary};
+  if (groups.inter_node && mode == GatherMode::kAllGather) {
+    return {groups.inter_node, groups.intra_node};
+  }
+  return {groups.shard};
+}
+
+Pending ShardedUnit::gather(const std::vector<ShardedUnit*>& units,
+                            GatherMode mode) {
+  const auto& first = *units.front();
+  const auto groups = first.gather_groups(mode);
+  if (mode == GatherMode::kAllReduce) {
+    zero_outside(first.full_, first.given_range());
+    return all_reduce(*groups.front(), first.full_);
+  }
+  std::vector<at::Tensor> outputs;
+  outputs.reserve(units.size());
+  for (const auto* unit : units) outputs.push_back(unit->full_);
+  return groups.size() == 1
+             ? all_gather_coalesced(*groups.front(), std::move(outputs))
+             : all_gather_two_hops(*groups[0], *groups[1], std::move(outputs));
+}
+
 void ShardedUnit::finish_gather() {
-  check_state(state_ != UnitState::kSharded, "finish_gather");
+  check_state(!is_released(), "finish_gather");
   if (state_ == UnitState::kUnsharded) return;
   gather_->wait();
   gather_.reset();
@@ -208,7 +228,9 @@ void ShardedUnit::publish_shard() {
   check_state(state_ != UnitState::kGathering, "publish_shard");
   bump_versions();
   if (!options_.is_resident) {
-    release();
+    if (state_ == UnitState::kUnsharded) free_full();
+    secondary_.reset();
+    state_ = UnitState::kSharded;
     return;
   }
   const bool owns_everything =
@@ -218,13 +240,35 @@ void ShardedUnit::publish_shard() {
 
 void ShardedUnit::release() {
   check_state(state_ != UnitState::kGathering, "release");
-  if (options_.is_resident || state_ == UnitState::kSharded) return;
+  if (options_.is_resident || is_released()) return;
+  state_ = UnitState::kSharded;
+  if (options_.groups.secondary) {
+    at::NoGradGuard no_grad;
+    if (!secondary_.defined()) {
+      secondary_ = part(full_, secondary_range()).clone();
+    }
+    state_ = UnitState::kSecondary;
+  }
+  free_full();
+}
+
+void ShardedUnit::free_full() {
 #ifndef NDEBUG
   // Whatever still reads the memory shows in the loss.
   if (full_.is_floating_point()) full_.fill_(std::nan(""));
 #endif
   take_memory(full_, access_error());
-  state_ = UnitState::kSharded;
+}
+
+FlatRange ShardedUnit::secondary_range() const {
+  const auto& group = *options_.groups.secondary;
+  const auto numel = layout_.numel() / group.size();
+  return {group.rank() * numel, numel};
+}
+
+FlatRange ShardedUnit::given_range() const {
+  return state_ == UnitState::kSecondary ? secondary_range()
+                                         : shard_range_of_rank();
 }
 
 void ShardedUnit::publish_full(const std::vector<std::size_t>& params) {
@@ -236,13 +280,15 @@ void ShardedUnit::publish_full(const std::vector<std::size_t>& params) {
     if (shard_.defined()) copy_common(shard_, held_range(), values, range);
     if (master_bytes() > 0) copy_common(master_, owned_range(), values, range);
   }
+  secondary_.reset();
   bump_versions();
 }
 
 void ShardedUnit::allocate_full() {
   if (options_.is_resident) return;
   give_memory(full_);
-  part(full_, shard_range_of_rank()).copy_(shard_);
+  part(full_, given_range())
+      .copy_(state_ == UnitState::kSecondary ? secondary_ : shard_);
 }
 
 std::string ShardedUnit::access_error() const {
@@ -260,7 +306,7 @@ std::string ShardedUnit::access_error() const {
 }
 
 std::int64_t ShardedUnit::params_bytes() const {
-  return bytes_of(options_.is_resident ? full_ : shard_);
+  return bytes_of(options_.is_resident ? full_ : shard_) + bytes_of(secondary_);
 }
 
 std::int64_t ShardedUnit::full_bytes() const {

@@ -21,25 +21,36 @@
 //   grad          [owned numel], accumulation dtype: gradients of the owned
 //                 range, summed over ranks and micro steps, up to one
 //                 constant factor that the optimizer applies.
+//   secondary   full[j * T, (j + 1) * T), for rank j of a secondary group:
+//               a copy kept when the unit is released, so that it can be
+//               gathered again among few ranks until its values change.
 //   owned == round(master) to the unit's dtype, whenever no step is under
 //   way.
 //
 // State machine. Only begin_gather, finish_gather, release and publish_shard
 // change the state; each checks that the row allows it.
 //
-//   state \ op | begin_gather | finish_gather | release     | publish_shard
-//   -----------+--------------+---------------+-------------+--------------
-//   sharded    | -> gathering | invalid       | no-op       | version + 1
-//   gathering  | no-op        | -> unsharded  | invalid     | invalid
-//   unsharded  | no-op        | no-op         | -> sharded  | version + 1,
-//              |              |               | (not if     | -> sharded
-//              |              |               | resident)   |
+//   state \ op | begin_gather | finish_gather | release      | publish_shard
+//   -----------+--------------+---------------+--------------+--------------
+//   sharded    | -> gathering | invalid       | no-op        | version + 1
+//   gathering  | no-op        | -> unsharded  | invalid      | invalid
+//   unsharded  | no-op        | no-op         | -> sharded,  | version + 1,
+//              |              |               | or secondary | -> sharded
+//              |              |               | with such a  |
+//              |              |               | group (not   |
+//              |              |               | if resident) |
+//   secondary  | -> gathering | invalid       | no-op        | version + 1,
+//              |              |               |              | -> sharded
 //
 //   state      | current values     | memory: resident | not resident
 //   -----------+--------------------+------------------+--------------
 //   sharded    | the shard          | full             | shard
 //   gathering  | the shard          | full             | shard + full
 //   unsharded  | full and the shard | full             | shard + full
+//   secondary  | it and the shard   | -                | shard + secondary
+//
+// With a secondary group, gathering and unsharded units have the memory of
+// the secondary shard too if they were gathered from it.
 //
 // A unit that is not resident starts sharded. While it is sharded its
 // parameters keep their sizes, but their storage has no memory: raw access
@@ -50,6 +61,7 @@
 #pragma once
 
 #include <ATen/core/TensorBody.h>
+#include <c10/util/SmallVector.h>
 
 #include <cstdint>
 #include <memory>
@@ -60,10 +72,11 @@
 #include "layout/unit_layout.h"
 #include "nfold/collectives.h"
 #include "param/param_state.h"
+#include "param/unit_groups.h"
 
 namespace nfold {
 
-enum class UnitState { kSharded, kGathering, kUnsharded };
+enum class UnitState { kSharded, kGathering, kUnsharded, kSecondary };
 const char* name_of(UnitState state);
 
 // How the shards of all ranks become `full`. kAllReduce sums shards that are
@@ -83,6 +96,7 @@ struct ShardedUnitOptions {
   // be false too.
   bool is_resident = true;
   bool is_trained = true;  // false: no master, no grad
+  UnitGroups groups;       // needed to communicate only
 
   bool operator==(const ShardedUnitOptions&) const = default;
 };
@@ -109,6 +123,10 @@ class ShardedUnit {
   FlatRange held_range() const;
 
   UnitState state() const { return state_; }
+  // Has to be gathered before it can be used.
+  bool is_released() const {
+    return state_ == UnitState::kSharded || state_ == UnitState::kSecondary;
+  }
   // Counts publish_shard; readers on other ranks will wait for it.
   std::int64_t version() const { return version_; }
 
@@ -127,18 +145,23 @@ class ShardedUnit {
   void accumulate_grad(at::Tensor reduced, float scale);
   void clear_grad();
 
-  // Starts filling `full` from the shards of all ranks of the group.
-  // Collective. Several units may be gathered in one call; there is one
-  // collective for each dtype among them.
-  static void begin_gather(Group& group, std::vector<ShardedUnit*> units,
+  // Starts filling `full` from the shards of the unit's group. Collective.
+  // Several units may be gathered in one call; there is one collective for
+  // each dtype and way among them. Between nodes the call waits.
+  static void begin_gather(std::vector<ShardedUnit*> units,
                            GatherMode mode = GatherMode::kAllGather);
+  // Over which groups that communicates as the unit is now: one, or in this
+  // order those between and within nodes.
+  c10::SmallVector<Group*, 2> gather_groups(
+      GatherMode mode = GatherMode::kAllGather) const;
   // Waits for it.
   void finish_gather();
   // Declares that the own shard holds new values, written through master()
   // or owned(). Bumps the version counters of the parameters, as an in-place
   // update does: a graph that saved the old values must not use the new.
   void publish_shard();
-  // Frees what is not needed to gather again.
+  // Frees what is not needed to gather again. Keeps a secondary shard, if there
+  // is a group for it, until publish_shard or publish_full.
   void release();
   // Declares that `full` of an unsharded unit holds new values of these of its
   // parameters, the same on all ranks: shard and master follow. The unit stays
@@ -149,7 +172,8 @@ class ShardedUnit {
   // unit's dtype, not for the master.
   void write_param(std::size_t param, std::int64_t begin,
                    const at::Tensor& values);
-  // Bytes at rest: full storage or shard, master copy, gradient.
+  // Bytes at rest: full storage or shard (and secondary shard, while there is
+  // one), master copy, gradient.
   std::int64_t params_bytes() const;
   // Bytes that being unsharded takes beyond those: 0 for a resident unit.
   std::int64_t full_bytes() const;
@@ -161,10 +185,17 @@ class ShardedUnit {
   FlatRange shard_range_of_rank() const {
     return shard_range(layout_, options_.rank);
   }
+  // What of `full` this rank gives when the unit is gathered as it is now.
+  FlatRange given_range() const;
+  FlatRange secondary_range() const;
+  static Pending gather(const std::vector<ShardedUnit*>& units,
+                        GatherMode mode);
+  bool travels_with(const ShardedUnit& other) const;
   std::string access_error() const;
   void allocate_values();
   void allocate_grad();
   void allocate_full();
+  void free_full();
   void bump_versions();
   void check_state(bool is_allowed, const char* operation) const;
 
@@ -174,7 +205,8 @@ class ShardedUnit {
   UnitState state_ = UnitState::kUnsharded;
   std::int64_t version_ = 0;
   at::Tensor full_;
-  at::Tensor shard_;  // undefined if resident
+  at::Tensor shard_;      // undefined if resident
+  at::Tensor secondary_;  // undefined unless it has the current values
   at::Tensor master_;
   at::Tensor grad_;
   bool has_grad_ = false;

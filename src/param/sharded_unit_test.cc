@@ -28,6 +28,12 @@ ShardedUnitOptions options_of(int rank, int num_shards) {
   return options;
 }
 
+ShardedUnitOptions options_of(const World& world) {
+  auto options = options_of(world.rank(), world.size());
+  options.groups.holders = options.groups.shard = &world.group();
+  return options;
+}
+
 std::vector<ParamState> odd_params() {
   std::vector<ParamState> params;
   float next = 1;
@@ -105,10 +111,10 @@ TEST(ShardedUnitTest, GatherAfterPublishGivesEveryRankEveryShard) {
   for (int num_ranks : {1, 2, 3, 4}) {
     run_ranks(num_ranks, [](World& world) {
       auto params = odd_params();
-      ShardedUnit unit(params, options_of(world.rank(), world.size()));
+      ShardedUnit unit(params, options_of(world));
       unit.owned().fill_(static_cast<float>(world.rank() + 1));
       unit.publish_shard();
-      ShardedUnit::begin_gather(world.group(), {&unit});
+      ShardedUnit::begin_gather({&unit});
       unit.finish_gather();
       EXPECT_EQ(unit.state(), UnitState::kUnsharded);
       for (int rank = 0; rank < world.size(); ++rank) {
@@ -125,16 +131,16 @@ TEST(ShardedUnitTest, GatherAfterPublishGivesEveryRankEveryShard) {
 
 TEST(ShardedUnitTest, TransitionsFollowTheTable) {
   run_ranks(2, [](World& world) {
-    ShardedUnit unit(odd_params(), options_of(world.rank(), world.size()));
+    ShardedUnit unit(odd_params(), options_of(world));
     EXPECT_EQ(unit.state(), UnitState::kUnsharded);
     unit.finish_gather();  // no-op
-    ShardedUnit::begin_gather(world.group(), {&unit});
+    ShardedUnit::begin_gather({&unit});
     EXPECT_EQ(unit.state(), UnitState::kUnsharded);  // no-op
     unit.publish_shard();
     EXPECT_EQ(unit.state(), UnitState::kSharded);
     EXPECT_EQ(unit.version(), 1);
     EXPECT_THROW(unit.finish_gather(), c10::Error);
-    ShardedUnit::begin_gather(world.group(), {&unit});
+    ShardedUnit::begin_gather({&unit});
     EXPECT_EQ(unit.state(), UnitState::kGathering);
     EXPECT_THROW(unit.publish_shard(), c10::Error);
     EXPECT_THROW(unit.release(), c10::Error);
@@ -155,18 +161,22 @@ TEST(ShardedUnitTest, PublishBumpsTheVersionsThatSavedGraphsCheck) {
 }
 
 // Of units whose full storage has memory only while it is used.
-ShardedUnitOptions released_options(int rank, int num_shards,
+ShardedUnitOptions released_options(ShardedUnitOptions options,
                                     at::ScalarType dtype = at::kFloat) {
-  auto options = options_of(rank, num_shards);
   options.is_resident = false;
   options.dtype = dtype;
   return options;
 }
 
-void gather_now(World& world, const std::vector<ShardedUnit*>& units,
+void gather_now(const std::vector<ShardedUnit*>& units,
                 GatherMode mode = GatherMode::kAllGather) {
-  ShardedUnit::begin_gather(world.group(), units, mode);
+  ShardedUnit::begin_gather(units, mode);
   for (auto* unit : units) unit->finish_gather();
+}
+
+ShardedUnitOptions released_options(const World& world,
+                                    at::ScalarType dtype = at::kFloat) {
+  return released_options(options_of(world), dtype);
 }
 
 // 0 and -0 differ, and so would residue that is not zero.
@@ -190,7 +200,7 @@ TEST(ReleasedUnitTest, StartsShardedAndHoldsItsShardOnly) {
   for (const int num_shards : {1, 2, 3, 4}) {
     for (const auto dtype : {at::kFloat, at::kBFloat16}) {
       auto params = odd_params();
-      ShardedUnit unit(params, released_options(0, num_shards, dtype));
+      ShardedUnit unit(params, released_options(options_of(0, num_shards), dtype));
       const auto item_bytes =
           static_cast<std::int64_t>(c10::elementSize(dtype));
       EXPECT_EQ(unit.state(), UnitState::kSharded);
@@ -217,13 +227,13 @@ TEST(ReleasedUnitTest, GatheringGivesTheValuesThatTheModuleHad) {
           auto params = odd_params();
           const auto values = values_of_params(params);
           ShardedUnit resident(odd_params(), [&] {
-            auto options = options_of(world.rank(), world.size());
+            auto options = options_of(world);
             options.dtype = dtype;
             return options;
           }());
           ShardedUnit unit(params,
-                           released_options(world.rank(), world.size(), dtype));
-          gather_now(world, {&unit}, mode);
+                           released_options(world, dtype));
+          gather_now({&unit}, mode);
           EXPECT_EQ(unit.state(), UnitState::kUnsharded);
           EXPECT_TRUE(has_bits(unit.full(), resident.full()));
           for (std::size_t i = 0; i < params.size(); ++i) {
@@ -245,7 +255,7 @@ TEST(ReleasedUnitTest, GatheringGivesTheValuesThatTheModuleHad) {
 TEST(ReleasedUnitTest, TransitionsFollowTheTable) {
   run_ranks(2, [](World& world) {
     ShardedUnit unit(odd_params(),
-                     released_options(world.rank(), world.size()));
+                     released_options(world));
     const auto raises = [&](const std::function<void()>& operation) {
       EXPECT_THROW(operation(), c10::Error);
     };
@@ -258,24 +268,24 @@ TEST(ReleasedUnitTest, TransitionsFollowTheTable) {
     EXPECT_EQ(unit.state(), UnitState::kSharded);
     EXPECT_EQ(unit.version(), 1);
     // Gathering.
-    ShardedUnit::begin_gather(world.group(), {&unit});
+    ShardedUnit::begin_gather({&unit});
     EXPECT_EQ(unit.state(), UnitState::kGathering);
     raises([&] { unit.publish_shard(); });
     raises([&] { unit.publish_full({0}); });
     raises([&] { unit.release(); });
-    ShardedUnit::begin_gather(world.group(), {&unit});
+    ShardedUnit::begin_gather({&unit});
     EXPECT_EQ(unit.state(), UnitState::kGathering);
     // Unsharded.
     unit.finish_gather();
     unit.finish_gather();
-    ShardedUnit::begin_gather(world.group(), {&unit});
+    ShardedUnit::begin_gather({&unit});
     EXPECT_EQ(unit.state(), UnitState::kUnsharded);
     unit.publish_full({0});
     EXPECT_EQ(unit.state(), UnitState::kUnsharded);
     EXPECT_EQ(unit.version(), 2);
     unit.release();
     EXPECT_EQ(unit.state(), UnitState::kSharded);
-    gather_now(world, {&unit});
+    gather_now({&unit});
     unit.publish_shard();
     EXPECT_EQ(unit.state(), UnitState::kSharded);
     EXPECT_EQ(unit.version(), 3);
@@ -287,11 +297,11 @@ TEST(ReleasedUnitTest, ComingAndGoingDisturbsNeitherViewsNorVersions) {
   run_ranks(3, [](World& world) {
     auto params = odd_params();
     const auto weight = params.back().tensor();
-    ShardedUnit unit(params, released_options(world.rank(), world.size()));
+    ShardedUnit unit(params, released_options(world));
     const auto view = weight.detach().narrow(0, 10, 20);
     const auto version = weight._version();
     for (int round = 0; round < 3; ++round) {
-      gather_now(world, {&unit});
+      gather_now({&unit});
       EXPECT_TRUE(torch::equal(
           view, odd_params().back().tensor().detach().narrow(0, 10, 20)));
       unit.release();
@@ -307,14 +317,14 @@ TEST(ReleasedUnitTest, GatheringAfterPublishShardGivesTheNewValues) {
     run_ranks(num_ranks, [](World& world) {
       for (const auto mode : {GatherMode::kAllGather, GatherMode::kAllReduce}) {
         auto params = odd_params();
-        ShardedUnit unit(params, released_options(world.rank(), world.size()));
-        gather_now(world, {&unit}, mode);
+        ShardedUnit unit(params, released_options(world));
+        gather_now({&unit}, mode);
         unit.owned().fill_(static_cast<float>(world.rank() + 1));
         unit.publish_shard();
         for (const auto& param : params) {
           EXPECT_EQ(param.tensor()._version(), 1);
         }
-        gather_now(world, {&unit}, mode);
+        gather_now({&unit}, mode);
         for (int rank = 0; rank < world.size(); ++rank) {
           const auto range = shard_range(unit.layout(), rank);
           EXPECT_TRUE(unit.full()
@@ -335,8 +345,8 @@ TEST(ReleasedUnitTest, PublishFullTakesOverTheNamedParametersOnly) {
       for (const auto dtype : {at::kFloat, at::kBFloat16}) {
         auto params = odd_params();
         ShardedUnit unit(params,
-                         released_options(world.rank(), world.size(), dtype));
-        gather_now(world, {&unit});
+                         released_options(world, dtype));
+        gather_now({&unit});
         const auto before = values_of_params(params);
         unit.full().fill_(-3);
         const std::vector<std::size_t> changed{1, 5};
@@ -344,7 +354,7 @@ TEST(ReleasedUnitTest, PublishFullTakesOverTheNamedParametersOnly) {
         EXPECT_EQ(unit.state(), UnitState::kUnsharded);
         EXPECT_EQ(params[0].tensor()._version(), 1);
         unit.release();
-        gather_now(world, {&unit});
+        gather_now({&unit});
         for (std::size_t i = 0; i < params.size(); ++i) {
           const bool is_changed = i == 1 || i == 5;
           EXPECT_TRUE(has_bits(
@@ -364,10 +374,10 @@ TEST(ReleasedUnitTest, MasterKeepsWhatLowPrecisionRounds) {
     const auto fine = torch::full({64}, kFine);
     ShardedUnit unit(
         {make_param("fine", fine)},
-        released_options(world.rank(), world.size(), at::kBFloat16));
+        released_options(world, at::kBFloat16));
     EXPECT_TRUE(unit.master().eq(kFine).all().item<bool>());
     EXPECT_TRUE(unit.low_precision_owned().eq(1).all().item<bool>());
-    gather_now(world, {&unit});
+    gather_now({&unit});
     EXPECT_TRUE(fine.detach().eq(1).all().item<bool>());
     // Other values are rounded once, these stay.
     unit.publish_full({});
@@ -377,7 +387,7 @@ TEST(ReleasedUnitTest, MasterKeepsWhatLowPrecisionRounds) {
 }
 
 TEST(ReleasedUnitTest, InTheMastersDtypeTheMasterIsTheShard) {
-  ShardedUnit unit(odd_params(), released_options(1, 2));
+  ShardedUnit unit(odd_params(), released_options(options_of(1, 2)));
   EXPECT_TRUE(unit.master().is_same(unit.owned()));
   EXPECT_EQ(unit.master().numel(), unit.layout().shard_numel);
   EXPECT_FALSE(unit.low_precision_owned().defined());
@@ -386,7 +396,7 @@ TEST(ReleasedUnitTest, InTheMastersDtypeTheMasterIsTheShard) {
 TEST(ReleasedUnitTest, UnitsOfOneDtypeAreGatheredInOneCollective) {
   run_ranks(3, [](World& world) {
     const auto options = [&](at::ScalarType dtype) {
-      return released_options(world.rank(), world.size(), dtype);
+      return released_options(world, dtype);
     };
     std::vector<std::vector<ParamState>> params;
     for (int i = 0; i < 5; ++i) params.push_back(odd_params());
@@ -397,11 +407,11 @@ TEST(ReleasedUnitTest, UnitsOfOneDtypeAreGatheredInOneCollective) {
     const auto num_calls = [&](Collective kind) {
       return world.group().counts()[static_cast<std::size_t>(kind)].calls;
     };
-    gather_now(world, {&a, &b, &c, &d});
+    gather_now({&a, &b, &c, &d});
     EXPECT_EQ(num_calls(Collective::kAllGather), 2);
     // What is whole already takes no part.
     b.release();
-    gather_now(world, {&a, &b, &c});
+    gather_now({&a, &b, &c});
     EXPECT_EQ(num_calls(Collective::kAllGather), 3);
     for (const auto& each : params) {
       const auto& tensor = each[5].tensor();
@@ -411,7 +421,7 @@ TEST(ReleasedUnitTest, UnitsOfOneDtypeAreGatheredInOneCollective) {
     }
     ShardedUnit e(params[4], options(at::kFloat));
     a.release();
-    gather_now(world, {&a, &e}, GatherMode::kAllReduce);
+    gather_now({&a, &e}, GatherMode::kAllReduce);
     EXPECT_EQ(num_calls(Collective::kAllReduce), 2);
     EXPECT_TRUE(has_bits(a.full(), e.full()));
   });
@@ -420,12 +430,12 @@ TEST(ReleasedUnitTest, UnitsOfOneDtypeAreGatheredInOneCollective) {
 TEST(ReleasedUnitTest, FrozenAndIntegerUnitsHaveAShardAndNothingElse) {
   run_ranks(2, [](World& world) {
     const auto table = torch::arange(100);
-    auto options = released_options(world.rank(), world.size(), at::kLong);
+    auto options = released_options(world, at::kLong);
     options.is_trained = false;
     ShardedUnit unit({{"table", {"table"}, {table}}}, options);
     EXPECT_FALSE(unit.master().defined());
     EXPECT_EQ(unit.master_bytes(), 0);
-    gather_now(world, {&unit});
+    gather_now({&unit});
     EXPECT_TRUE(torch::equal(table, torch::arange(100)));
     unit.release();
     EXPECT_THROW(table.const_data_ptr(), c10::Error);
@@ -436,11 +446,11 @@ TEST(ReleasedUnitTest, AUnitWithoutElementsComesAndGoes) {
   run_ranks(2, [](World& world) {
     const auto empty = torch::empty({0, 3});
     ShardedUnit unit({make_param("empty", empty)},
-                     released_options(world.rank(), world.size()));
+                     released_options(world));
     EXPECT_EQ(unit.params_bytes(), 0);
     EXPECT_EQ(unit.full_bytes(), 0);
     for (const auto mode : {GatherMode::kAllGather, GatherMode::kAllReduce}) {
-      gather_now(world, {&unit}, mode);
+      gather_now({&unit}, mode);
       EXPECT_EQ(empty.sum().item<float>(), 0);
       unit.release();
     }
@@ -452,8 +462,8 @@ TEST(ReleasedUnitTest, TiedTensorsStayTied) {
   run_ranks(2, [](World& world) {
     const auto weight = torch::arange(8, at::kFloat);
     ParamState param{"a", {"a", "b"}, {weight, weight.detach()}};
-    ShardedUnit unit({param}, released_options(world.rank(), world.size()));
-    gather_now(world, {&unit});
+    ShardedUnit unit({param}, released_options(world));
+    gather_now({&unit});
     param.tensors[0].mutable_data_ptr<float>()[3] = 42;
     EXPECT_EQ(param.tensors[1][3].item<float>(), 42);
   });
@@ -465,20 +475,137 @@ TEST(ReleasedUnitTest, RawAccessNamesTheFirstParameters) {
     return text_of<c10::Error>([&] { tensor.const_data_ptr(); });
   };
   {
-    ShardedUnit unit(params, released_options(0, 2));
+    ShardedUnit unit(params, released_options(options_of(0, 2)));
     EXPECT_THAT(text_at(params[5].tensor()),
                 AllOf(HasSubstr("GatheredParameters"),
                       HasSubstr("p0, p1, p2, p7, ...")));
   }
   const auto weight = torch::ones({4});
-  ShardedUnit unit({make_param("head.weight", weight)}, released_options(0, 2));
+  ShardedUnit unit({make_param("head.weight", weight)}, released_options(options_of(0, 2)));
   EXPECT_THAT(text_at(weight), EndsWith("One of: head.weight"));
 }
 
 TEST(ReleasedUnitTest, OwningEverythingNeedsTheFullStorage) {
-  auto options = released_options(0, 2);
+  auto options = released_options(options_of(0, 2));
   options.owns_whole_range = true;
   EXPECT_THROW(ShardedUnit(odd_params(), options), c10::Error);
+}
+
+// A unit with a secondary shard among neighbours.
+struct SecondaryUnit {
+  SecondaryUnit(World& world, int group_size, std::int64_t numel,
+                at::ScalarType dtype = at::kFloat) {
+    for (int first = 0; first < world.size(); first += group_size) {
+      std::vector<int> ranks;
+      for (int i = 0; i < group_size; ++i) ranks.push_back(first + i);
+      auto made = world.new_group("secondary", ranks);
+      if (made) group = std::move(made);
+    }
+    auto options = released_options(world, dtype);
+    options.groups.secondary = group.get();
+    values = torch::arange(numel).to(dtype) + 1;
+    unit.emplace(
+        std::vector<ParamState>{make_param("weight", values.clone())}, options);
+  }
+
+  // The parameter as it is gathered now.
+  at::Tensor gathered() {
+    gather_now({&*unit});
+    return unit->params()[0].tensor().detach().clone();
+  }
+
+  std::unique_ptr<Group> group;
+  at::Tensor values;
+  std::optional<ShardedUnit> unit;
+};
+
+TEST(SecondaryShardTest, GivesTheBitsOfThePrimaryAndMovesThemAmongNeighbours) {
+  for (const auto& [num_ranks, group_size] :
+       {std::pair{2, 2}, {4, 2}, {4, 4}, {6, 2}, {6, 3}, {3, 3}}) {
+    run_ranks(num_ranks, [&, group_size = group_size](World& world) {
+      for (const std::int64_t numel : {1, 2, 7, 8, 1023}) {
+        for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+          SecondaryUnit each(world, group_size, numel, dtype);
+          auto& unit = *each.unit;
+          const auto calls = [](Group& group) {
+            return group
+                .counts()[static_cast<std::size_t>(Collective::kAllGather)]
+                .calls;
+          };
+          EXPECT_TRUE(at::equal(each.gathered(), each.values));
+          unit.release();
+          EXPECT_EQ(unit.state(), UnitState::kSecondary);
+          const auto before = calls(world.group());
+          EXPECT_TRUE(at::equal(each.gathered(), each.values));
+          unit.release();
+          EXPECT_TRUE(at::equal(each.gathered(), each.values));
+          EXPECT_EQ(calls(world.group()), before);
+          EXPECT_EQ(calls(*each.group), 2);
+        }
+      }
+    });
+  }
+}
+
+TEST(SecondaryShardTest, HoldsOneOverItsGroupAndGoesWhenValuesChange) {
+  run_ranks(4, [](World& world) {
+    SecondaryUnit each(world, 2, 1023);
+    auto& unit = *each.unit;
+    const auto full = unit.layout().numel() * 4;
+    EXPECT_EQ(unit.params_bytes(), full / 4);
+    each.gathered();
+    EXPECT_EQ(unit.params_bytes(), full / 4);
+    unit.release();
+    EXPECT_EQ(unit.params_bytes(), full / 4 + full / 2);
+    unit.owned().add_(100);
+    unit.publish_shard();
+    EXPECT_EQ(unit.state(), UnitState::kSharded);
+    EXPECT_EQ(unit.params_bytes(), full / 4);
+    EXPECT_TRUE(at::equal(each.gathered(), each.values + 100));
+    unit.release();
+    // A scope that writes to the parameter.
+    gather_now({&unit});
+    unit.params()[0].tensor().detach().fill_(7);
+    unit.publish_full({0});
+    EXPECT_EQ(unit.params_bytes(), full / 4);
+    unit.release();
+    EXPECT_TRUE(at::equal(each.gathered(), at::full_like(each.values, 7)));
+  });
+}
+
+TEST(SecondaryShardTest, TransitionsFollowTheTable) {
+  run_ranks(2, [](World& world) {
+    SecondaryUnit each(world, 2, 8);
+    auto& unit = *each.unit;
+    unit.release();
+    EXPECT_EQ(unit.state(), UnitState::kSharded) << "nothing to keep yet";
+    gather_now({&unit});
+    unit.release();
+    ASSERT_EQ(unit.state(), UnitState::kSecondary);
+    EXPECT_THROW(unit.finish_gather(), c10::Error);
+    EXPECT_THROW(unit.publish_full({0}), c10::Error);
+    unit.release();
+    EXPECT_EQ(unit.state(), UnitState::kSecondary);
+    EXPECT_THROW(unit.full().const_data_ptr(), c10::Error);
+    ShardedUnit::begin_gather({&unit}, GatherMode::kAllReduce);
+    EXPECT_EQ(unit.state(), UnitState::kGathering);
+    EXPECT_THROW(unit.release(), c10::Error);
+    unit.finish_gather();
+    EXPECT_TRUE(at::equal(unit.params()[0].tensor().detach(), each.values));
+  });
+}
+
+// A unit gathered anew and one that has its secondary shard, in one call.
+TEST(SecondaryShardTest, UnitsInBothStatesTravelTogether) {
+  run_ranks(4, [](World& world) {
+    SecondaryUnit a(world, 2, 7);
+    SecondaryUnit b(world, 2, 1023);
+    a.gathered();
+    a.unit->release();
+    gather_now({&*a.unit, &*b.unit});
+    EXPECT_TRUE(at::equal(a.unit->params()[0].tensor().detach(), a.values));
+    EXPECT_TRUE(at::equal(b.unit->params()[0].tensor().detach(), b.values));
+  });
 }
 
 }  // namespace

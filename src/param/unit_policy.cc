@@ -14,7 +14,13 @@ bool is_number(const std::string& text) {
 }
 
 // What must be equal within a unit.
-using Kind = std::tuple<c10::ScalarType, bool>;
+using Kind = std::tuple<c10::ScalarType, bool, int, bool>;
+
+Kind kind_of(const UnitCandidate& candidate) {
+  return {candidate.dtype, candidate.requires_grad,
+          candidate.placement.expert_size,
+          candidate.placement.is_tensor_split};
+}
 
 // A unit that still takes parameters.
 struct OpenUnit {
@@ -61,7 +67,7 @@ std::vector<UnitPlan> plan_units(const std::vector<UnitCandidate>& candidates,
   std::map<Kind, OpenUnit> open_rest;
   for (std::size_t i = 0; i < candidates.size(); ++i) {
     const auto& candidate = candidates[i];
-    const Kind kind{candidate.dtype, candidate.requires_grad};
+    const auto kind = kind_of(candidate);
     const auto element = container_element_of(candidate.name);
     const auto start = [&](const std::string& name) {
       plans.push_back({name, {}});

@@ -4,8 +4,8 @@
 //
 // One unit for each element of the outermost ModuleList-like container (the
 // blocks of a transformer); what is left goes, in order of registration, to
-// units of bounded size. All parameters of a unit share dtype and
-// requires_grad, so an element with frozen parameters makes two units.
+// units of bounded size. All parameters of a unit share dtype, requires_grad
+// and placement, so an element with frozen parameters makes two units.
 #pragma once
 
 #include <c10/core/ScalarType.h>
@@ -14,6 +14,8 @@
 #include <string>
 #include <vector>
 
+#include "nfold/placement.h"
+
 namespace nfold {
 
 struct UnitCandidate {
@@ -21,6 +23,7 @@ struct UnitCandidate {
   std::int64_t numel = 0;
   c10::ScalarType dtype = c10::ScalarType::Float;
   bool requires_grad = true;
+  Placement placement = {};
 };
 
 struct UnitPlan {
