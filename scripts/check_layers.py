@@ -30,7 +30,7 @@ PUBLIC = {
     "placement.h": "base",
     "config.h": "config", "strict_json.h": "config",
     "collectives.h": "comm", "group.h": "comm", "mesh.h": "comm",
-    "world.h": "comm",
+    "group_provider.h": "comm", "world.h": "comm",
     "host_memory.h": "memory",
     "differentiable_collectives.h": "parallel", "moe.h": "parallel",
     "sequence_parallel.h": "parallel", "tensor_parallel.h": "parallel",

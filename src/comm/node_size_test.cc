@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <string>
 
+#include "testing/process_world.h"
 #include "testing/raised_text.h"
 #include "testing/thread_world.h"
 
@@ -42,6 +44,24 @@ TEST_F(DevicesPerNodeTest, AVariableThatIsNoPositiveIntegerIsAnError) {
                 HasSubstr(fmt::format("but found '{}'", text))));
     });
   }
+}
+
+// Ranks 0 and 1 on one host, the last on another.
+void join_hosts_left_and_right() {
+  const bool is_last = std::getenv("RANK") == std::string("2");
+  ::setenv("NFOLD_HOST", is_last ? "right" : "left", 1);
+  const World world = World::from_environment();
+  EXPECT_THAT(text_of<c10::ValueError>([&] { devices_per_node(world); }),
+              AllOf(HasSubstr("2 on host left (rank 0)"),
+                    HasSubstr("1 on host right (rank 2)")));
+}
+
+const ProcessBody kPartialNodes("PartialNodes", join_hosts_left_and_right);
+
+TEST_F(DevicesPerNodeTest, HostsWithDifferentNumbersOfRanksAreAnError) {
+  ProcessWorld ranks("PartialNodes", 3);
+  for (const auto& rank : ranks.wait())
+    EXPECT_EQ(rank.exit_code, 0) << rank.output;
 }
 
 TEST(AgreedNodeSize, IsThatOfEveryHost) {

@@ -42,22 +42,29 @@ RankLists sequences_of_stage(const RankList& stage,
 ExpertRankLists expert_rank_lists(int world_size,
                                   const ExpertDegrees& degrees) {
   check_degrees(world_size, degrees);
-  const bool experts_first = degrees.order == ExpertOrder::kExpertThenData;
-  ExpertRankLists lists;
+  RankLists sequences;
   for (const auto& stage :
        consecutive_blocks(all_ranks(world_size), world_size / degrees.pipeline,
                           "pipeline size")) {
-    for (const auto& sequence : sequences_of_stage(stage, degrees)) {
-      const int num_ranks = static_cast<int>(sequence.size());
-      check_divisible(num_ranks, degrees.expert, "expert size");
-      const int block =
-          experts_first ? degrees.expert : num_ranks / degrees.expert;
-      auto expert = consecutive_blocks(sequence, block, "expert size");
-      auto expert_data = columns(expert);
-      if (!experts_first) std::swap(expert, expert_data);
-      append(lists.expert_data, std::move(expert_data));
-      append(lists.expert, std::move(expert));
-    }
+    append(sequences, sequences_of_stage(stage, degrees));
+  }
+  return expert_rank_lists(sequences, degrees.expert, degrees.order);
+}
+
+ExpertRankLists expert_rank_lists(const RankLists& data_groups,
+                                  std::int64_t expert_size, ExpertOrder order) {
+  const bool experts_first = order == ExpertOrder::kExpertThenData;
+  ExpertRankLists lists;
+  for (const auto& ranks : data_groups) {
+    const auto num_ranks = static_cast<std::int64_t>(ranks.size());
+    check_divisible(num_ranks, expert_size, "expert size");
+    const auto block = experts_first ? expert_size : num_ranks / expert_size;
+    auto expert =
+        consecutive_blocks(ranks, static_cast<int>(block), "expert size");
+    auto expert_data = columns(expert);
+    if (!experts_first) std::swap(expert, expert_data);
+    append(lists.expert_data, std::move(expert_data));
+    append(lists.expert, std::move(expert));
   }
   return lists;
 }

@@ -63,4 +63,11 @@ struct ExpertRankLists {
 // Source: DeepSpeed-MoE; kSplit is DeepSpeed-TED.
 ExpertRankLists expert_rank_lists(int world_size, const ExpertDegrees& degrees);
 
+// The same inside of given groups, each cut as one sequence in the order of
+// its ranks: the data groups of a mesh, or of another library. Group by group.
+//
+// Raises c10::ValueError unless the expert size divides the ranks of each.
+ExpertRankLists expert_rank_lists(const RankLists& data_groups,
+                                  std::int64_t expert_size, ExpertOrder order);
+
 }  // namespace nfold

@@ -54,6 +54,19 @@ TEST(ExpertRankLists, DataThenExpertMakesExpertDataGroupsNeighbours) {
   EXPECT_EQ(of_4.expert, (RankLists{{0, 2, 4, 6}, {1, 3, 5, 7}}));
 }
 
+TEST(ExpertRankLists, OfGivenGroupsStayWithinThemInTheirOrder) {
+  const RankLists groups = {{0, 2, 4, 6}, {7, 5, 3, 1}};
+  const auto lists = expert_rank_lists(groups, 2, ExpertOrder::kExpertThenData);
+  EXPECT_EQ(lists.expert_data, (RankLists{{0, 4}, {2, 6}, {7, 3}, {5, 1}}));
+  EXPECT_EQ(lists.expert, (RankLists{{0, 2}, {4, 6}, {7, 5}, {3, 1}}));
+  const auto swapped = expert_rank_lists(groups, 2, kDataThenExpert);
+  EXPECT_EQ(swapped.expert, lists.expert_data);
+  EXPECT_EQ(swapped.expert_data, lists.expert);
+  EXPECT_THAT(
+      [] { expert_rank_lists({{0, 1}, {2, 3, 4}}, 2, kDataThenExpert); },
+      raises_value_error("3 is not divisible by 2"));
+}
+
 TEST(ExpertRankLists, StayWithinAPipelineStage) {
   const auto lists = expert_rank_lists(8, {.expert = 2, .pipeline = 2});
   EXPECT_EQ(lists.expert_data, (RankLists{{0, 2}, {1, 3}, {4, 6}, {5, 7}}));

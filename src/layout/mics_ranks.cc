@@ -21,19 +21,6 @@ void check_ascending(const RankList& ranks) {
                     "; sort them and name each once");
 }
 
-// The shard group cut where the node changes.
-RankLists parts_by_node(const RankList& shard_group, int devices_per_node) {
-  RankLists parts;
-  int last_node = -1;
-  for (const int rank : shard_group) {
-    const int node = rank / devices_per_node;
-    if (node != last_node) parts.emplace_back();
-    parts.back().push_back(rank);
-    last_node = node;
-  }
-  return parts;
-}
-
 void check_parts(const RankLists& parts, int devices_per_node) {
   const RankList& first = parts.front();
   TORCH_CHECK_VALUE(

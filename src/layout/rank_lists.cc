@@ -120,17 +120,28 @@ RankLists parameter_parallel_rank_lists(int world_size,
 
 NodeRankLists all_to_all_rank_lists(int world_size, int devices_per_node) {
   check_size(devices_per_node, "devices per node");
-  const RankList world = all_ranks(world_size);
-  if (world_size <= devices_per_node) {
-    return {.intra_node = {world}, .inter_node = {}};
-  }
-  TORCH_CHECK_VALUE(world_size % devices_per_node == 0,
-                    "all-to-all groups: the world size ", world_size,
-                    " is not divisible by ", devices_per_node,
-                    ", the devices per node; use all devices of each node");
+  TORCH_CHECK_VALUE(
+      world_size <= devices_per_node || world_size % devices_per_node == 0,
+      "all-to-all groups: the world size ", world_size, " is not divisible by ",
+      devices_per_node, ", the devices per node; use all devices of each node");
+  return all_to_all_rank_lists(all_ranks(world_size), devices_per_node);
+}
+
+NodeRankLists all_to_all_rank_lists(const RankList& ranks,
+                                    int devices_per_node) {
+  check_size(devices_per_node, "devices per node");
   NodeRankLists lists;
-  lists.intra_node =
-      consecutive_blocks(world, devices_per_node, "devices per node");
+  lists.intra_node = parts_by_node(ranks, devices_per_node);
+  if (lists.intra_node.size() <= 1) return lists;
+  const RankList& first = lists.intra_node.front();
+  for (const auto& part : lists.intra_node) {
+    TORCH_CHECK_VALUE(
+        part.size() == first.size(), "all-to-all groups: expected a group of ",
+        ranks.size(), " ranks to have equally many on each of its nodes of ",
+        devices_per_node, " devices but found ", first.size(),
+        " on the node of rank ", first.front(), " and ", part.size(),
+        " on that of rank ", part.front(), "; use all devices of each node");
+  }
   lists.inter_node = columns(lists.intra_node);
   return lists;
 }
@@ -163,6 +174,18 @@ RankLists columns(const RankLists& lists) {
 void append(RankLists& to, RankLists lists) {
   to.insert(to.end(), std::make_move_iterator(lists.begin()),
             std::make_move_iterator(lists.end()));
+}
+
+RankLists parts_by_node(const RankList& ranks, int devices_per_node) {
+  RankLists parts;
+  int last_node = -1;
+  for (const int rank : ranks) {
+    const int node = rank / devices_per_node;
+    if (node != last_node) parts.emplace_back();
+    parts.back().push_back(rank);
+    last_node = node;
+  }
+  return parts;
 }
 
 void check_size(std::int64_t size, std::string_view name) {

@@ -115,6 +115,12 @@ struct NodeRankLists {
 // Source: ZeRO++'s all-to-all groups, where these are local_i and global_j.
 NodeRankLists all_to_all_rank_lists(int world_size, int devices_per_node);
 
+// The same for the ranks of one group, ascending; a group of every second rank
+// has half of each node. Raises c10::ValueError unless it has equally many
+// ranks on each of its nodes.
+NodeRankLists all_to_all_rank_lists(const RankList& ranks,
+                                    int devices_per_node);
+
 // What the layouts are made of.
 
 // The ranks cut into lists of `size`, in order. `name` says in errors whose
@@ -127,6 +133,9 @@ RankLists consecutive_blocks(const RankList& ranks, int size,
 RankLists columns(const RankLists& lists);
 
 void append(RankLists& to, RankLists lists);
+
+// The ranks cut where the node changes; rank r is on r / devices_per_node.
+RankLists parts_by_node(const RankList& ranks, int devices_per_node);
 
 // Raise c10::ValueError that begins with `name`.
 void check_size(std::int64_t size, std::string_view name);

@@ -248,6 +248,17 @@ TEST(AllToAllRankLists, RefusesNodesThatAreNotFull) {
               raises_value_error("devices per node: expected at least 1"));
 }
 
+TEST(AllToAllRankLists, OfAGroupHaveItsRanksOfEachNode) {
+  const auto lists = all_to_all_rank_lists({1, 3, 5, 7}, 4);
+  EXPECT_EQ(lists.intra_node, (RankLists{{1, 3}, {5, 7}}));
+  EXPECT_EQ(lists.inter_node, (RankLists{{1, 5}, {3, 7}}));
+  EXPECT_EQ(all_to_all_rank_lists({4, 5}, 4).intra_node, (RankLists{{4, 5}}));
+  EXPECT_TRUE(all_to_all_rank_lists({4, 5}, 4).inter_node.empty());
+  EXPECT_THAT([] { all_to_all_rank_lists({0, 2, 4}, 4); },
+              raises_value_error("found 2 on the node of rank 0 and 1 on that "
+                                 "of rank 4"));
+}
+
 TEST(SourceRank, IsRank0OfTheGroup) {
   const auto lists = tensor_rank_lists(8, {.tensor = 2});
   for (int rank = 0; rank < 8; ++rank) {
