@@ -53,7 +53,17 @@
 
 namespace nfold {
 
-struct GroupPlan;
+// The ranks of every group of one name; a rank is in at most one.
+struct GroupPlan {
+  std::string name;
+  std::vector<std::vector<int>> lists;
+};
+
+// The groups of a Mesh with this configuration, in the order in which it makes
+// them, without any being made. sequence_data is left out where it is
+// data_parallel. Raises c10::ValueError as the mesh does. Pure.
+std::vector<GroupPlan> plan_mesh(const Config& config, int world_size,
+                                 int devices_per_node);
 
 class Mesh {
  public:
@@ -140,6 +150,8 @@ class Mesh {
   Group& group(const std::string& name) const;
   // Null if there is none.
   Group* find(const std::string& name) const;
+  // Each group that there is, once.
+  std::vector<Group*> groups() const;
   // The global rank of the group's rank 0, from which broadcasts come. This
   // rank for an axis of one rank that has no group. Raises as group().
   int source_rank(const std::string& name) const;

@@ -3,6 +3,8 @@
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "comm/mesh_plan.h"
@@ -134,6 +136,16 @@ Group& Mesh::group(const std::string& name) const {
 Group* Mesh::find(const std::string& name) const {
   const auto found = groups_.find(name);
   return found == groups_.end() ? nullptr : found->second.get();
+}
+
+std::vector<Group*> Mesh::groups() const {
+  std::vector<Group*> all;
+  for (const auto& [name, group] : groups_) {
+    if (std::find(all.begin(), all.end(), group.get()) == all.end()) {
+      all.push_back(group.get());
+    }
+  }
+  return all;
 }
 
 int Mesh::source_rank(const std::string& name) const {

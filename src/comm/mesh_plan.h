@@ -1,11 +1,13 @@
 // File: mesh_plan.h
 //
 // Which groups a configuration asks for, before any is made: their names and
-// the rank lists of all ranks, in the order in which they are made. Mesh makes
-// them; `nfold mesh` prints them.
+// the rank lists of all ranks, in the order in which they are made. The parts
+// of plan_mesh (nfold/mesh.h), which a Mesh around the groups of a provider
+// needs one by one.
 //
-//   const MeshPlan plan = plan_mesh(config, /*world_size=*/8, 4);
-//   for (const auto& [name, lists] : plan) ...
+//   const MeshPlan axes = plan_axes(config, /*world_size=*/8);
+//   for (const auto& [name, lists] :
+//        plan_inside(config, state_lists_of(axes), 4)) ...
 //
 // Pure functions of their arguments, for any thread. They raise
 // c10::ValueError as the rank lists do (layout/rank_lists.h).
@@ -16,6 +18,7 @@
 
 #include "layout/rank_lists.h"
 #include "nfold/config.h"
+#include "nfold/mesh.h"
 
 namespace nfold {
 
@@ -35,11 +38,6 @@ inline constexpr char kAllToAllGlobal[] = "all_to_all_global";
 std::string expert_group_name(int size);
 std::string expert_data_group_name(int size);
 
-// A rank is in at most one of the lists.
-struct GroupPlan {
-  std::string name;
-  RankLists lists;
-};
 using MeshPlan = std::vector<GroupPlan>;
 
 // Data, sequence and tensor groups and what joins them. sequence_data is left
@@ -58,9 +56,6 @@ bool follows_nodes(const Config& config);
 MeshPlan plan_experts(const RankLists& state_lists, std::int64_t size,
                       bool is_data_before_expert);
 MeshPlan plan_all_to_all(const RankLists& state_lists, int devices_per_node);
-
-// All of it.
-MeshPlan plan_mesh(const Config& config, int world_size, int devices_per_node);
 
 // What makes the group of this name, for the error of one that there is not:
 // "set tensor_parallel_size above 1". Empty for a name that no group has.

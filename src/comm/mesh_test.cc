@@ -8,8 +8,8 @@ namespace nfold {
 namespace {
 
 using ::testing::AllOf;
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::UnorderedElementsAre;
 
 TEST(MeshAxes, WithoutSizesEveryRankSplitsTheBatch) {
   for (const int num_ranks : {1, 2, 3, 6}) {
@@ -150,6 +150,16 @@ TEST(MeshErrors, AGroupNotAskedForSaysWhatWouldMakeIt) {
     EXPECT_THROW(mesh.expert_data(2), c10::ValueError);
     EXPECT_THROW(mesh.tensor_parallel(), c10::ValueError);
     EXPECT_THROW(mesh.sequence_parallel(), c10::ValueError);
+  });
+}
+
+TEST(MeshGroups, AreListedOnceWhateverTheirNames) {
+  run_ranks(2, [](World& world) {
+    Mesh mesh(world, config_of(R"("tensor_parallel_size": 2)"));
+    EXPECT_THAT(mesh.groups(), UnorderedElementsAre(&mesh.data_parallel(),
+                                                    &mesh.tensor_parallel()));
+    mesh.destroy("tensor_parallel");
+    EXPECT_THAT(mesh.groups(), UnorderedElementsAre(&mesh.state_group()));
   });
 }
 
