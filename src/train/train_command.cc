@@ -53,7 +53,8 @@ void run_train(const TrainArguments& arguments) {
     check_run_dir(arguments.run_dir, arguments.is_overwriting);
   }
   if (arguments.num_ranks > 1 && !is_launched_rank()) {
-    resolve_batch(config.engine, arguments.num_ranks);
+    resolve_batch(config.engine,
+                  data_parallel_size_of(config.engine, arguments.num_ranks));
     throw CLI::RuntimeError(relaunch_this_command(arguments.num_ranks));
   }
   const World world = World::from_environment();

@@ -70,7 +70,8 @@ Trainer::Trainer(TrainerConfig config, const World& world,
     : config_(std::move(config)),
       world_(world),
       run_dir_(std::move(run_dir)),
-      batch_(resolve_batch(config_.engine, world.size())),
+      batch_(resolve_batch(
+          config_.engine, data_parallel_size_of(config_.engine, world.size()))),
       data_(open_data(config_, batch_, world)),
       mesh_(world, config_.engine) {
   const auto seed = static_cast<std::uint64_t>(config_.train.seed);
@@ -162,8 +163,8 @@ double Trainer::accumulate(std::int64_t step) {
   for (std::int64_t micro_step = 0; micro_step < num_micro_steps;
        ++micro_step) {
     const Rows rows =
-        rows_of({.rank = world_.rank(),
-                 .num_ranks = world_.size(),
+        rows_of({.rank = mesh_.data_parallel_rank(),
+                 .num_ranks = mesh_.data_parallel_size(),
                  .micro_batch = batch_.train_micro_batch_size_per_gpu,
                  .micro_step = micro_step});
     const Batch batch = data_.train.next(step - 1, rows.begin, rows.count);
@@ -185,8 +186,8 @@ double Trainer::validate() {
   const std::int64_t num_batches =
       std::min(config_.train.eval_batches, loader.num_batches());
   const Rows rows =
-      rows_of({.rank = world_.rank(),
-               .num_ranks = world_.size(),
+      rows_of({.rank = mesh_.data_parallel_rank(),
+               .num_ranks = mesh_.data_parallel_size(),
                .micro_batch = batch_.train_micro_batch_size_per_gpu});
   double sum = 0;
   for (std::int64_t i = 0; i < num_batches; ++i) {

@@ -60,7 +60,8 @@ TokenLoaderOptions loader_options(const TrainerConfig& config) {
 TrainerData open_data(TrainerConfig& config, const BatchSizes& batch,
                       const World& world) {
   const std::int64_t micro_batches_rows =
-      batch.train_micro_batch_size_per_gpu * world.size();
+      batch.train_micro_batch_size_per_gpu *
+      data_parallel_size_of(config.engine, world.size());
   if (config.data.is_synthetic) {
     TokenLoaderOptions train = loader_options(config);
     train.global_batch = batch.train_batch_size;
