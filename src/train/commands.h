@@ -26,7 +26,6 @@ void add_train_command(CLI::App& app);
 void add_generate_command(CLI::App& app);
 void add_launch_command(CLI::App& app);
 void add_doctor_command(CLI::App& app);
-void add_train_command(CLI::App& app);
-void add_generate_command(CLI::App& app);
+void add_mesh_command(CLI::App& app);
 
 }  // namespace nfold::train

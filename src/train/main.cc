@@ -44,6 +44,7 @@ int main(int argc, char** argv) {
   nfold::train::add_data_command(app);
   nfold::train::add_launch_command(app);
   nfold::train::add_doctor_command(app);
+  nfold::train::add_mesh_command(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::RuntimeError& error) {

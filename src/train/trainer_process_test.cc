@@ -135,6 +135,35 @@ TEST_F(TrainProgramTest, RanksAndMicroStepsDivideTheSameBatch) {
   }
 }
 
+// No layer of this model is split, so that a tensor group holds copies.
+TEST_F(TrainProgramTest, RanksOfATensorGroupTakeTheSameRows) {
+  ASSERT_EQ(run(train("one")).exit_code, 0);
+  const Outcome outcome =
+      run(train("pair", 2) + " --set engine.tensor_parallel_size=2");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  const auto one = metrics("one");
+  const auto pair = metrics("pair");
+  ASSERT_EQ(pair.size(), one.size());
+  for (std::size_t i = 0; i < one.size(); ++i) {
+    EXPECT_NEAR(pair[i]["loss"].get<double>(), one[i]["loss"].get<double>(),
+                1e-4)
+        << "step " << i + 1;
+  }
+}
+
+TEST_F(TrainProgramTest, MeshShowsTheGroupsOfAConfiguration) {
+  const std::string mesh =
+      "mesh " + config_ + " --set engine.tensor_parallel_size=2 --ranks ";
+  const Outcome shown = run(mesh + "4");
+  EXPECT_EQ(shown.exit_code, 0);
+  EXPECT_THAT(shown.output,
+              AllOf(HasSubstr("4 ranks: 2 data x 1 sequence x 2 tensor"),
+                    HasSubstr("[0 1] [2 3]")));
+  const Outcome refused = run(mesh + "3");
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.output, HasSubstr("3 is not divisible by 2"));
+}
+
 TEST_F(TrainProgramTest, RunDirectoryIsNeverOverwrittenUnasked) {
   ASSERT_EQ(run(train("run")).exit_code, 0);
   const Outcome refused = run(train("run", 2));
