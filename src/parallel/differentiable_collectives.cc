@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "nfold/collectives.h"
+#include "parallel/lone_rank.h"
 
 namespace nfold {
 namespace {
@@ -14,10 +15,6 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::Variable;
 using torch::autograd::variable_list;
-
-bool is_alone(const Group* group) {
-  return group == nullptr || group->size() == 1;
-}
 
 // A graph node keeps plain values only. Groups outlive graphs, see the header.
 void keep_group(AutogradContext* context, Group* group) {
@@ -32,12 +29,11 @@ Group* kept_group(AutogradContext* context) {
 std::int64_t chunk_size(const Group& group, const char* function,
                         const at::Tensor& input, std::int64_t dim) {
   const std::int64_t size = input.size(dim);
-  TORCH_CHECK_VALUE(
-      size % group.size() == 0, "[rank ",
-      group.global_ranks()[static_cast<std::size_t>(group.rank())], "] ",
-      function, ": dimension ", dim, " of ", input.sizes(), " has ", size,
-      " elements, which do not divide by the ", group.size(), " ranks of \"",
-      group.name(), "\". Pad it, or use a group whose size divides it.");
+  TORCH_CHECK_VALUE(size % group.size() == 0, "[rank ", world_rank(group), "] ",
+                    function, ": dimension ", dim, " of ", input.sizes(),
+                    " has ", size, " elements, which do not divide by the ",
+                    group.size(), " ranks of \"", group.name(),
+                    "\". Pad it, or use a group whose size divides it.");
   return size / group.size();
 }
 

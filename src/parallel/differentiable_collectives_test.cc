@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include "nfold/activation_checkpoint.h"
+#include "parallel/parallel_test.h"
 #include "testing/raised_text.h"
 #include "testing/thread_world.h"
 
@@ -13,15 +14,6 @@ namespace nfold {
 namespace {
 
 using ::testing::HasSubstr;
-
-// The same on every rank, unlike for each seed.
-at::Tensor waves(at::IntArrayRef sizes, int seed) {
-  const auto numel = c10::multiply_integers(sizes);
-  return (at::arange(numel, at::kDouble) * 0.7 + seed * 1.3)
-      .sin()
-      .to(at::kFloat)
-      .view(sizes);
-}
 
 at::Tensor chunk_of(const at::Tensor& whole, const World& world,
                     std::int64_t dim) {
@@ -36,15 +28,6 @@ at::Tensor sum_of_waves(const World& world, at::IntArrayRef sizes) {
   at::Tensor sum = at::zeros(sizes);
   for (int rank = 0; rank < world.size(); ++rank) sum += waves(sizes, rank);
   return sum;
-}
-
-// Within the rounding of fp32 sums, measured by the largest element.
-void expect_close(const at::Tensor& found, const at::Tensor& expected) {
-  ASSERT_TRUE(found.defined());
-  ASSERT_EQ(found.sizes(), expected.sizes());
-  EXPECT_LE((found - expected).abs().max().item<double>(),
-            2e-6 * expected.abs().max().item<double>())
-      << found << " instead of " << expected;
 }
 
 // Every test below runs with 1, 2, 3 and 4 ranks.
