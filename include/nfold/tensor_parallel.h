@@ -102,6 +102,8 @@ class ColumnParallelLinearImpl : public torch::nn::Module,
 
   at::Tensor forward(const at::Tensor& x);
   std::optional<TensorSplit> split_of(const std::string& param) const override;
+  // This rank's part.
+  const at::Tensor& weight() const { return weight_; }
 
  private:
   Group* group_;

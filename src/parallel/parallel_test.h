@@ -24,12 +24,13 @@ inline at::Tensor waves(at::IntArrayRef sizes, int seed) {
       .view(sizes);
 }
 
+inline std::mutex random_state_mutex;
+
 // Calls `make` with torch's random state set. Ranks that are threads share
 // that state, so one at a time.
 template <typename Make>
 auto seeded(Make&& make) {
-  static std::mutex mutex;
-  const std::lock_guard lock(mutex);
+  const std::lock_guard lock(random_state_mutex);
   at::manual_seed(5);
   return std::forward<Make>(make)();
 }

@@ -74,9 +74,7 @@ std::vector<TokenId> generate_tokens(CausalLm& model,
     const auto context =
         at::from_blob(tokens.data() + (tokens.size() - length), {1, length},
                       at::TensorOptions(at::kLong));
-    // Only the last position's logits are needed.
-    const auto hidden = model.hidden_states(context).select(1, length - 1);
-    auto logits = model.project(hidden)[0].to(at::kFloat);
+    auto logits = model.next_logits(context)[0].to(at::kFloat);
     if (options.num_tokens > 0) {
       logits = logits.slice(0, 0, options.num_tokens);
     }

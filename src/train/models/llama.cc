@@ -6,15 +6,24 @@
 #include <cmath>
 
 #include "nfold/activation_checkpoint.h"
+#include "nfold/differentiable_collectives.h"
+#include "nfold/sequence_parallel.h"
 
 namespace nfold::train {
 namespace {
 
-torch::nn::Linear linear(std::int64_t in, std::int64_t out, double deviation) {
-  torch::nn::Linear result(torch::nn::LinearOptions(in, out).bias(false));
-  at::NoGradGuard no_grad;
-  result->weight.normal_(0, deviation);
-  return result;
+ParallelLinearOptions projection(std::int64_t in, std::int64_t out,
+                                 double deviation) {
+  ParallelLinearOptions options;
+  options.in = in;
+  options.out = out;
+  options.has_bias = false;
+  // q, k and v, or gate and up, have one input.
+  options.copies_input = false;
+  options.initialize = [deviation](at::Tensor weight, const at::Tensor&) {
+    weight.normal_(0, deviation);
+  };
+  return options;
 }
 
 }  // namespace
@@ -26,14 +35,16 @@ at::Tensor RmsNormImpl::forward(const at::Tensor& x) {
   return at::rms_norm(x, {weight_.size(0)}, weight_, eps_);
 }
 
-RotaryTable RotaryTable::of(std::int64_t length, const ModelConfig& config,
+RotaryTable RotaryTable::of(std::int64_t begin, std::int64_t length,
+                            const ModelConfig& config,
                             const at::TensorOptions& options) {
   // In fp32 whatever the model's dtype: bf16 has no room for large positions.
   const auto wide = options.dtype(at::kFloat).requires_grad(false);
   const auto exponent = at::arange(0, config.head_dim, 2, wide) /
                         static_cast<double>(config.head_dim);
   const auto frequency = at::pow(config.rope_theta, exponent).reciprocal();
-  const auto half = at::outer(at::arange(length, wide), frequency);
+  const auto half =
+      at::outer(at::arange(begin, begin + length, wide), frequency);
   const auto angle = at::cat({half, half}, 1);
   return {angle.cos().to(options.dtype()), angle.sin().to(options.dtype())};
 }
@@ -43,60 +54,84 @@ at::Tensor RotaryTable::rotate(const at::Tensor& x) const {
   return x * cos + at::cat({-halves[1], halves[0]}, -1) * sin;
 }
 
-LlamaAttentionImpl::LlamaAttentionImpl(const ModelConfig& config)
-    : config_(config) {
+LlamaAttentionImpl::LlamaAttentionImpl(const ModelConfig& config,
+                                       const ModelGroups& groups)
+    : config_(config), groups_(groups) {
+  heads_per_rank(groups, "attention heads (num_attention_heads)",
+                 config.num_heads);
+  heads_per_rank(groups, "heads of keys and values (num_key_value_heads)",
+                 config.num_kv_heads);
   const std::int64_t width = config.hidden_size;
-  const std::int64_t kv_width = config.num_kv_heads * config.head_dim;
-  const std::int64_t q_width = config.num_heads * config.head_dim;
-  const double deviation = config.initializer_range;
-  q_proj_ = register_module("q_proj", linear(width, q_width, deviation));
-  k_proj_ = register_module("k_proj", linear(width, kv_width, deviation));
-  v_proj_ = register_module("v_proj", linear(width, kv_width, deviation));
+  const auto add = [&](const char* name, std::int64_t num_heads) {
+    return register_module(
+        name,
+        ColumnParallelLinear(projection(width, num_heads * config.head_dim,
+                                        config.initializer_range),
+                             groups.tensor));
+  };
+  q_proj_ = add("q_proj", config.num_heads);
+  k_proj_ = add("k_proj", config.num_kv_heads);
+  v_proj_ = add("v_proj", config.num_kv_heads);
   o_proj_ = register_module(
-      "o_proj", linear(q_width, width, config.residual_deviation()));
+      "o_proj",
+      RowParallelLinear(projection(config.num_heads * config.head_dim, width,
+                                   config.residual_deviation()),
+                        groups.tensor));
 }
 
 at::Tensor LlamaAttentionImpl::forward(const at::Tensor& x,
                                        const RotaryTable& rotary) {
-  auto heads = [&](torch::nn::Linear& projection) {
-    return projection->forward(x)
+  const auto input = copy_to_group(groups_.tensor, x);
+  auto heads = [&](ColumnParallelLinear& linear) {
+    return linear->forward(input)
         .unflatten(-1, {-1, config_.head_dim})
         .transpose(1, 2);
   };
   const auto q = rotary.rotate(heads(q_proj_));
   const auto k = rotary.rotate(heads(k_proj_));
-  const auto y = at::scaled_dot_product_attention(
-      q, k, heads(v_proj_), {}, is_training() ? config_.attention_dropout : 0.0,
-      /*is_causal=*/true,
-      /*scale=*/std::nullopt,
-      /*enable_gqa=*/config_.num_kv_heads != config_.num_heads);
+  const double dropout = is_training() ? config_.attention_dropout : 0.0;
+  const bool is_grouped = config_.num_kv_heads != config_.num_heads;
+  const auto y = sequence_parallel_attention(
+      groups_.sequence, q, k, heads(v_proj_),
+      [=](const at::Tensor& query, const at::Tensor& key,
+          const at::Tensor& value) {
+        return at::scaled_dot_product_attention(
+            query, key, value, {}, dropout, /*is_causal=*/true,
+            /*scale=*/std::nullopt, /*enable_gqa=*/is_grouped);
+      });
   return o_proj_->forward(y.transpose(1, 2).flatten(2));
 }
 
-LlamaMlpImpl::LlamaMlpImpl(const ModelConfig& config) {
+LlamaMlpImpl::LlamaMlpImpl(const ModelConfig& config, const ModelGroups& groups)
+    : tensor_group_(groups.tensor) {
   const std::int64_t width = config.hidden_size;
   const std::int64_t inner = config.intermediate_size;
+  const auto options = projection(width, inner, config.initializer_range);
   gate_proj_ = register_module("gate_proj",
-                               linear(width, inner, config.initializer_range));
-  up_proj_ = register_module("up_proj",
-                             linear(width, inner, config.initializer_range));
+                               ColumnParallelLinear(options, groups.tensor));
+  up_proj_ =
+      register_module("up_proj", ColumnParallelLinear(options, groups.tensor));
   down_proj_ = register_module(
-      "down_proj", linear(inner, width, config.residual_deviation()));
+      "down_proj",
+      RowParallelLinear(projection(inner, width, config.residual_deviation()),
+                        groups.tensor));
 }
 
 at::Tensor LlamaMlpImpl::forward(const at::Tensor& x) {
-  return down_proj_->forward(at::silu(gate_proj_->forward(x)) *
-                             up_proj_->forward(x));
+  const auto input = copy_to_group(tensor_group_, x);
+  return down_proj_->forward(at::silu(gate_proj_->forward(input)) *
+                             up_proj_->forward(input));
 }
 
-LlamaBlockImpl::LlamaBlockImpl(const ModelConfig& config)
+LlamaBlockImpl::LlamaBlockImpl(const ModelConfig& config,
+                               const ModelGroups& groups)
     : input_layernorm_(register_module(
           "input_layernorm", RmsNorm(config.hidden_size, config.norm_eps))),
-      self_attn_(register_module("self_attn", LlamaAttention(config))),
+      self_attn_(register_module("self_attn", LlamaAttention(config, groups))),
       post_attention_layernorm_(
           register_module("post_attention_layernorm",
                           RmsNorm(config.hidden_size, config.norm_eps))),
-      mlp_(register_module("mlp", LlamaMlp(config))) {}
+      mlp_(register_module("mlp", LlamaMlp(config, groups))) {}
 
 at::Tensor LlamaBlockImpl::forward(const at::Tensor& x,
                                    const RotaryTable& rotary) {
@@ -104,37 +139,32 @@ at::Tensor LlamaBlockImpl::forward(const at::Tensor& x,
   return y + mlp_->forward(post_attention_layernorm_->forward(y));
 }
 
-Llama::Llama(const ModelConfig& config) : config_(config) {
+Llama::Llama(const ModelConfig& config, const ModelGroups& groups)
+    : CausalLm(groups), config_(config) {
   auto model =
       register_module("model", std::make_shared<torch::nn::Module>("Model"));
-  embed_tokens_ = model->register_module(
-      "embed_tokens",
-      torch::nn::Embedding(config.vocab_size, config.hidden_size));
-  {
-    at::NoGradGuard no_grad;
-    embed_tokens_->weight.normal_(0, config.initializer_range);
-  }
+  embed_tokens_ =
+      model->register_module("embed_tokens", make_embedding(config, groups));
   layers_ = model->register_module("layers", torch::nn::ModuleList());
   for (std::int64_t i = 0; i < config.num_layers; ++i) {
-    layers_->push_back(LlamaBlock(config));
+    layers_->push_back(LlamaBlock(config, groups));
   }
   norm_ = model->register_module("norm",
                                  RmsNorm(config.hidden_size, config.norm_eps));
-  if (config.tie_word_embeddings) {
-    head_ = embed_tokens_->weight;
-    return;
-  }
-  auto head =
-      register_module("lm_head", std::make_shared<torch::nn::Module>("LmHead"));
-  head_ = head->register_parameter(
-      "weight", at::empty({config.vocab_size, config.hidden_size})
-                    .normal_(0, config.initializer_range));
+  if (config.tie_word_embeddings) return;
+  lm_head_ = register_module("lm_head", make_head(config, groups));
+}
+
+const at::Tensor& Llama::head_weight() const {
+  return lm_head_ ? lm_head_->weight() : embed_tokens_->weight();
 }
 
 at::Tensor Llama::hidden_states(const at::Tensor& tokens) {
-  check_tokens(tokens, config_.max_positions);
+  check_tokens(groups(), tokens, config_.max_positions);
   auto x = embed_tokens_->forward(tokens);
-  const auto rotary = RotaryTable::of(tokens.size(1), config_, x.options());
+  const auto rotary =
+      RotaryTable::of(sequence_offset(groups().sequence, tokens.size(1)),
+                      tokens.size(1), config_, x.options());
   for (const auto& module : *layers_) {
     auto* block = module->as<LlamaBlockImpl>();
     if (config_.activation_checkpointing) {
@@ -148,10 +178,6 @@ at::Tensor Llama::hidden_states(const at::Tensor& tokens) {
     }
   }
   return norm_->forward(x);
-}
-
-at::Tensor Llama::project(const at::Tensor& hidden) {
-  return at::linear(hidden, head_);
 }
 
 }  // namespace nfold::train

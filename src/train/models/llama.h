@@ -6,9 +6,8 @@
 #pragma once
 
 #include <torch/nn/modules/container/modulelist.h>
-#include <torch/nn/modules/embedding.h>
-#include <torch/nn/modules/linear.h>
 
+#include "nfold/tensor_parallel.h"
 #include "train/models/causal_lm.h"
 
 namespace nfold::train {
@@ -24,13 +23,14 @@ class RmsNormImpl : public torch::nn::Module {
 };
 TORCH_MODULE(RmsNorm);
 
-// Cosines and sines of the rotation of each position, [length, head_dim]. The
-// second half of the columns repeats the first.
+// Cosines and sines of the rotation of positions [begin, begin + length),
+// [length, head_dim]. The second half of the columns repeats the first.
 struct RotaryTable {
   at::Tensor cos;
   at::Tensor sin;
 
-  static RotaryTable of(std::int64_t length, const ModelConfig& config,
+  static RotaryTable of(std::int64_t begin, std::int64_t length,
+                        const ModelConfig& config,
                         const at::TensorOptions& options);
   // x [batch, heads, length, head_dim]. Rotates element i with element
   // i + head_dim / 2.
@@ -39,33 +39,35 @@ struct RotaryTable {
 
 class LlamaAttentionImpl : public torch::nn::Module {
  public:
-  explicit LlamaAttentionImpl(const ModelConfig& config);
+  LlamaAttentionImpl(const ModelConfig& config, const ModelGroups& groups);
   at::Tensor forward(const at::Tensor& x, const RotaryTable& rotary);
 
  private:
   const ModelConfig config_;
-  torch::nn::Linear q_proj_{nullptr};
-  torch::nn::Linear k_proj_{nullptr};
-  torch::nn::Linear v_proj_{nullptr};
-  torch::nn::Linear o_proj_{nullptr};
+  const ModelGroups groups_;
+  ColumnParallelLinear q_proj_{nullptr};
+  ColumnParallelLinear k_proj_{nullptr};
+  ColumnParallelLinear v_proj_{nullptr};
+  RowParallelLinear o_proj_{nullptr};
 };
 TORCH_MODULE(LlamaAttention);
 
 class LlamaMlpImpl : public torch::nn::Module {
  public:
-  explicit LlamaMlpImpl(const ModelConfig& config);
+  LlamaMlpImpl(const ModelConfig& config, const ModelGroups& groups);
   at::Tensor forward(const at::Tensor& x);
 
  private:
-  torch::nn::Linear gate_proj_{nullptr};
-  torch::nn::Linear up_proj_{nullptr};
-  torch::nn::Linear down_proj_{nullptr};
+  Group* tensor_group_;
+  ColumnParallelLinear gate_proj_{nullptr};
+  ColumnParallelLinear up_proj_{nullptr};
+  RowParallelLinear down_proj_{nullptr};
 };
 TORCH_MODULE(LlamaMlp);
 
 class LlamaBlockImpl : public torch::nn::Module {
  public:
-  explicit LlamaBlockImpl(const ModelConfig& config);
+  LlamaBlockImpl(const ModelConfig& config, const ModelGroups& groups);
   at::Tensor forward(const at::Tensor& x, const RotaryTable& rotary);
 
  private:
@@ -78,17 +80,18 @@ TORCH_MODULE(LlamaBlock);
 
 class Llama : public CausalLm {
  public:
-  explicit Llama(const ModelConfig& config);
+  Llama(const ModelConfig& config, const ModelGroups& groups);
 
   at::Tensor hidden_states(const at::Tensor& tokens) override;
-  at::Tensor project(const at::Tensor& hidden) override;
 
  private:
+  const at::Tensor& head_weight() const override;
+
   const ModelConfig config_;
-  torch::nn::Embedding embed_tokens_{nullptr};
+  VocabParallelEmbedding embed_tokens_{nullptr};
   torch::nn::ModuleList layers_;
   RmsNorm norm_{nullptr};
-  at::Tensor head_;  // [vocab_size, hidden_size]; the embedding's if tied
+  ColumnParallelLinear lm_head_{nullptr};  // empty if tied to embed_tokens
 };
 
 }  // namespace nfold::train
