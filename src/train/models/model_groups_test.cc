@@ -8,6 +8,7 @@
 
 #include "nfold/collectives.h"
 #include "nfold/errors.h"
+#include "nfold/mesh.h"
 #include "nfold/sequence_parallel.h"
 #include "nfold/tensor_parallel.h"
 #include "testing/raised_text.h"
@@ -66,9 +67,18 @@ at::Tensor odd_tokens(std::int64_t length, std::int64_t step) {
       .view({2, length});
 }
 
-ModelGroups groups_of(const World& world, const SplitCase& split) {
+Mesh split_mesh(const World& world, const SplitCase& split) {
+  Config config;
+  config.tensor_parallel_size = split.tensor;
+  config.sequence_parallel_size = split.sequence;
+  return Mesh(world, config);
+}
+
+// Raises where the mesh lacks a group that the case needs.
+ModelGroups groups_of(const Mesh& mesh, const SplitCase& split) {
   ModelGroups groups;
-  (split.tensor > 1 ? groups.tensor : groups.sequence) = &world.group();
+  if (split.tensor > 1) groups.tensor = &mesh.group("tensor_parallel");
+  if (split.sequence > 1) groups.sequence = &mesh.group("sequence_parallel");
   return groups;
 }
 
@@ -109,8 +119,12 @@ std::vector<SplitCase> split_cases() {
     cases.push_back({.type = type, .tensor = 4});
     cases.push_back({.type = type, .sequence = 2});
     cases.push_back({.type = type, .sequence = 4, .is_tied = false});
-    cases.push_back(
-        {.type = type, .tensor = 2, .is_tied = false, .is_checkpointed = true});
+    cases.push_back({.type = type, .tensor = 2, .sequence = 2});
+    cases.push_back({.type = type,
+                     .tensor = 2,
+                     .sequence = 2,
+                     .is_tied = false,
+                     .is_checkpointed = true});
   }
   return cases;
 }
@@ -121,7 +135,8 @@ INSTANTIATE_TEST_SUITE_P(Splits, ModelGroupsTest,
 TEST_P(ModelGroupsTest, LossAndGradientsAreThoseOfOneRank) {
   const SplitCase split = GetParam();
   run_ranks(split.tensor * split.sequence, [&](World& world) {
-    const ModelGroups groups = groups_of(world, split);
+    const Mesh mesh = split_mesh(world, split);
+    const ModelGroups groups = groups_of(mesh, split);
     const ModelConfig config = splittable_config(split);
     const auto whole = made_alone(config, {});
     const auto part = made_alone(config, groups);
@@ -147,7 +162,8 @@ TEST_P(ModelGroupsTest, LogitsAreThoseOfOneRank) {
   const SplitCase split = GetParam();
   run_ranks(split.tensor * split.sequence, [&](World& world) {
     const at::NoGradGuard no_grad;
-    const ModelGroups groups = groups_of(world, split);
+    const Mesh mesh = split_mesh(world, split);
+    const ModelGroups groups = groups_of(mesh, split);
     const ModelConfig config = splittable_config(split);
     const auto whole = made_alone(config, {});
     const auto part = made_alone(config, groups);
@@ -166,7 +182,8 @@ TEST_P(ModelGroupsTest, LogitsAreThoseOfOneRank) {
 TEST_P(ModelGroupsTest, PartsJoinToTheWholeModel) {
   const SplitCase split = GetParam();
   run_ranks(split.tensor * split.sequence, [&](World& world) {
-    const ModelGroups groups = groups_of(world, split);
+    const Mesh mesh = split_mesh(world, split);
+    const ModelGroups groups = groups_of(mesh, split);
     const ModelConfig config = splittable_config(split);
     const auto expected = made_alone(config, {});
     const auto part = made_alone(config, groups);
