@@ -29,8 +29,8 @@ Group* kept_group(AutogradContext* context) {
 std::int64_t chunk_size(const Group& group, const char* function,
                         const at::Tensor& input, std::int64_t dim) {
   const std::int64_t size = input.size(dim);
-  TORCH_CHECK_VALUE(size % group.size() == 0, "[rank ", world_rank(group), "] ",
-                    function, ": dimension ", dim, " of ", input.sizes(),
+  TORCH_CHECK_VALUE(size % group.size() == 0, "[rank ", group.global_rank(),
+                    "] ", function, ": dimension ", dim, " of ", input.sizes(),
                     " has ", size, " elements, which do not divide by the ",
                     group.size(), " ranks of \"", group.name(),
                     "\". Pad it, or use a group whose size divides it.");
@@ -60,7 +60,10 @@ at::Tensor gathered(Group& group, const at::Tensor& input, std::int64_t dim) {
   std::vector<std::int64_t> sizes = input.sizes().vec();
   sizes.insert(sizes.begin(), group.size());
   at::Tensor parts = at::empty(sizes, input.options());
-  all_gather(group, parts.flatten(), input.contiguous().flatten()).wait();
+  // In its place already, nothing is copied again.
+  at::Tensor own = parts[group.rank()];
+  own.copy_(input);
+  all_gather(group, parts.flatten(), own.flatten()).wait();
   return joined(parts, dim);
 }
 

@@ -59,7 +59,7 @@ at::Tensor affine(const at::Tensor& x, const at::Tensor& weight,
 std::int64_t size_per_rank(const Group* group, std::string_view what,
                            std::int64_t size) {
   if (is_alone(group)) return size;
-  TORCH_CHECK_VALUE(size % group->size() == 0, "[rank ", world_rank(*group),
+  TORCH_CHECK_VALUE(size % group->size() == 0, "[rank ", group->global_rank(),
                     "] ", what, ": ", size, " do not divide by the ",
                     group->size(), " ranks of \"", group->name(),
                     "\". Change one of the two numbers.");

@@ -7,7 +7,6 @@
 #include <torch/nn/modules/embedding.h>
 #include <torch/nn/modules/linear.h>
 
-
 #include "nfold/activation_checkpoint.h"
 #include "nfold/differentiable_collectives.h"
 #include "parallel/parallel_test.h"

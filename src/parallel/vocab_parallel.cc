@@ -34,7 +34,8 @@ void check_in_vocabulary(const Group& group, const char* what,
                          const at::Tensor& is_bad, const at::Tensor& indices,
                          std::int64_t vocabulary) {
   if (!is_bad.any().item<bool>()) return;
-  TORCH_CHECK_VALUE(false, "[rank ", world_rank(group), "] ", what, ": found ",
+  TORCH_CHECK_VALUE(false, "[rank ", group.global_rank(), "] ", what,
+                    ": found ",
                     indices.masked_select(is_bad)[0].item<std::int64_t>(),
                     ", expected 0 to ", vocabulary - 1, ".");
 }

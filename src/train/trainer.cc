@@ -1,5 +1,6 @@
 #include "train/trainer.h"
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/Functions.h>
 #include <ATen/core/grad_mode.h>
@@ -18,6 +19,8 @@
 #include "nfold/gather.h"
 #include "nfold/init.h"
 #include "nfold/report.h"
+#include "nfold/sequence_parallel.h"
+#include "nfold/tensor_parallel.h"
 #include "train/files/output_file.h"
 #include "train/generate.h"
 #include "train/monitor/quantity.h"
@@ -40,6 +43,14 @@ constexpr std::int64_t MemoryReport::*kMemoryFields[] = {
     &MemoryReport::params_bytes,        &MemoryReport::grads_bytes,
     &MemoryReport::optimizer_bytes,     &MemoryReport::bucket_peak_bytes,
     &MemoryReport::gathered_peak_bytes, &MemoryReport::peak_rss_bytes};
+
+// How the ranks share the work, where batches are not all there is to share.
+std::string axes_text(const Mesh& mesh) {
+  if (mesh.data_parallel_size() == mesh.world_size()) return {};
+  return fmt::format(" ({} data x {} sequence x {} tensor)",
+                     mesh.data_parallel_size(), mesh.sequence_parallel_size(),
+                     mesh.tensor_parallel_size());
+}
 
 void remove_old_run(const std::filesystem::path& run_dir) {
   for (const auto& entry : std::filesystem::directory_iterator(run_dir)) {
@@ -76,11 +87,16 @@ Trainer::Trainer(TrainerConfig config, const World& world,
       mesh_(world, config_.engine) {
   const auto seed = static_cast<std::uint64_t>(config_.train.seed);
   at::manual_seed(seed);
-  model_ =
-      init(mesh_, config_.engine, [this] { return make_model(config_.model); });
+  model_ = init(mesh_, config_.engine, [this] {
+    return make_model(config_.model,
+                      {.tensor = mesh_.find("tensor_parallel"),
+                       .sequence = mesh_.find("sequence_parallel")});
+  });
   engine_.emplace(model_, mesh_, config_.engine);
-  // All ranks drew the same weights; what they drop out must differ.
-  at::manual_seed(seed + 1 + static_cast<std::uint64_t>(world.rank()));
+  // All ranks drew the same weights; what they drop out must differ, except
+  // between ranks that compute parts of the same.
+  at::manual_seed(seed + 1 +
+                  static_cast<std::uint64_t>(mesh_.sequence_data().rank()));
   if (world.rank() != 0) return;
   std::filesystem::create_directories(run_dir_);
   remove_old_run(run_dir_);
@@ -157,18 +173,25 @@ void Trainer::run_step(std::int64_t step) {
                         count_text(metrics.tokens_per_second)));
 }
 
+at::Tensor Trainer::loss_of(const TokenLoader& loader, std::int64_t step,
+                            std::int64_t micro_step) {
+  const Rows rows =
+      rows_of({.rank = mesh_.data_parallel_rank(),
+               .num_ranks = mesh_.data_parallel_size(),
+               .micro_batch = batch_.train_micro_batch_size_per_gpu,
+               .micro_step = micro_step});
+  const Batch batch = loader.next(step, rows.begin, rows.count);
+  const Group* sequence = mesh_.find("sequence_parallel");
+  return model_->loss(split_sequence(sequence, batch.tokens),
+                      split_sequence(sequence, batch.targets));
+}
+
 double Trainer::accumulate(std::int64_t step) {
   const std::int64_t num_micro_steps = batch_.gradient_accumulation_steps;
   double sum = 0;
   for (std::int64_t micro_step = 0; micro_step < num_micro_steps;
        ++micro_step) {
-    const Rows rows =
-        rows_of({.rank = mesh_.data_parallel_rank(),
-                 .num_ranks = mesh_.data_parallel_size(),
-                 .micro_batch = batch_.train_micro_batch_size_per_gpu,
-                 .micro_step = micro_step});
-    const Batch batch = data_.train.next(step - 1, rows.begin, rows.count);
-    const at::Tensor loss = model_->loss(batch.tokens, batch.targets);
+    const at::Tensor loss = loss_of(data_.train, step - 1, micro_step);
     sum += loss.item<double>();
     engine_->backward(loss);
     if (micro_step + 1 < num_micro_steps &&
@@ -185,14 +208,9 @@ double Trainer::validate() {
   const TokenLoader& loader = *data_.validation;
   const std::int64_t num_batches =
       std::min(config_.train.eval_batches, loader.num_batches());
-  const Rows rows =
-      rows_of({.rank = mesh_.data_parallel_rank(),
-               .num_ranks = mesh_.data_parallel_size(),
-               .micro_batch = batch_.train_micro_batch_size_per_gpu});
   double sum = 0;
   for (std::int64_t i = 0; i < num_batches; ++i) {
-    const Batch batch = loader.next(i, rows.begin, rows.count);
-    sum += model_->loss(batch.tokens, batch.targets).item<double>();
+    sum += loss_of(loader, i, 0).item<double>();
   }
   model_->train();
   const auto values = gather(sum / static_cast<double>(num_batches)).values;
@@ -240,12 +258,31 @@ double Trainer::checked_mean(const std::vector<double>& losses,
          static_cast<double>(losses.size());
 }
 
+std::shared_ptr<const CausalLm> Trainer::whole_model() const {
+  Group* tensor = mesh_.find("tensor_parallel");
+  const bool is_wanted = monitor_ != nullptr;
+  if (tensor == nullptr) return is_wanted ? model_ : nullptr;
+  std::shared_ptr<CausalLm> whole;
+  if (is_wanted) {
+    // Its random values are overwritten; those of dropout go on as on the
+    // other ranks.
+    at::Generator generator = at::detail::getDefaultCPUGenerator();
+    const at::Tensor state = generator.get_state();
+    whole = make_model(config_.model);
+    generator.set_state(state);
+    whole->to(model_->parameters().front().scalar_type());
+  }
+  copy_whole_model(tensor, *model_, whole.get());
+  return whole;
+}
+
 void Trainer::save() const {
   if (!config_.train.is_saving) return;
   // The file holds whole weights, which all ranks gather together.
   const GatheredParameters scope(model_->parameters());
-  if (!monitor_) return;
-  save_weights(*model_, (run_dir_ / "model.safetensors").string());
+  const auto whole = whole_model();
+  if (!whole) return;
+  save_weights(*whole, (run_dir_ / "model.safetensors").string());
   write_file_atomically(run_dir_ / "config.json",
                         config_.model.to_json_text() + "\n");
   if (data_.tokenizer.has_value()) {
@@ -281,10 +318,11 @@ void Trainer::print_summary(const Gathered& gathered) {
   if (val_loss_.has_value()) {
     fmt::print("validation loss  {:.4f}\n", *val_loss_);
   }
-  fmt::print("{} steps, {} tokens in {}, {} tokens/s, {} ranks, stage {}\n\n",
+  fmt::print("{} steps, {} tokens in {}, {} tokens/s, {} ranks{}, stage {}\n\n",
              config_.train.steps, count_text(num_tokens),
              duration_text(seconds_), count_text(num_tokens / seconds_),
-             world_.size(), config_.engine.zero_optimization.stage);
+             world_.size(), axes_text(mesh_),
+             config_.engine.zero_optimization.stage);
   fmt::print("{}\n",
              memory_table(gathered.memory, engine_->unsharded_memory()));
   fmt::print("{}\n", comm_table(comm_, config_.train.steps));

@@ -60,6 +60,10 @@ class Trainer {
     std::vector<MemoryReport> memory;
   };
 
+  // Ranks of one tensor or sequence group see the same rows; those of a
+  // sequence group take their own tokens of them.
+  at::Tensor loss_of(const TokenLoader& loader, std::int64_t step,
+                     std::int64_t micro_step);
   void run_step(std::int64_t step);
   // Runs all micro steps but the optimizer's part of the last. Returns this
   // rank's mean loss.
@@ -70,6 +74,8 @@ class Trainer {
   double checked_mean(const std::vector<double>& losses,
                       std::int64_t step) const;
   void save() const;
+  // The model as one rank has it, on rank 0; null on others. Collective.
+  std::shared_ptr<const CausalLm> whole_model() const;
   std::string sample();
   void print_summary(const Gathered& gathered);
 

@@ -13,7 +13,8 @@ namespace {
 constexpr JsonRange kCount{.least = 0};
 constexpr JsonRange kPositive{.least = 1};
 
-DataConfig read_data(JsonObject section, const ModelConfig& model) {
+DataConfig read_data(JsonObject section, const ModelConfig& model,
+                     const Config& engine) {
   DataConfig config;
   section.read("path", config.path);
   section.read("prepared", config.prepared);
@@ -29,6 +30,14 @@ DataConfig read_data(JsonObject section, const ModelConfig& model) {
         fmt::format("found {}, but the model has {} positions; expected at "
                     "most that many.",
                     config.sequence_length, model.max_positions));
+  }
+  const std::int64_t num_parts = engine.sequence_parallel_size;
+  if (num_parts > 0 && config.sequence_length % num_parts != 0) {
+    section.violation(
+        "sequence_length",
+        fmt::format("found {}, which does not divide by "
+                    "engine.sequence_parallel_size {}; change one of them.",
+                    config.sequence_length, num_parts));
   }
   if (config.is_synthetic && !config.path.empty()) {
     section.violation("synthetic",
@@ -91,8 +100,8 @@ TrainerConfig TrainerConfig::read(const std::string& path,
   TrainerConfig config;
   config.name = std::filesystem::path(path).stem().string();
   config.model = ModelConfig::read(root.object("model"));
-  config.data = read_data(root.object("data"), config.model);
   config.engine = Config::from_json_object(root.object("engine"));
+  config.data = read_data(root.object("data"), config.model, config.engine);
   config.train = read_train(root.object("train"), config.engine);
   root.finish();
   document.raise_if_violated();

@@ -99,6 +99,12 @@ TEST_F(TrainerConfigTest, ContradictionsAreNamed) {
                           "train": {"dtype": "fp16"})"),
               HasSubstr("engine.bf16.enabled"));
   EXPECT_THAT(error_of(kModel), HasSubstr("engine"));
+  EXPECT_THAT(error_of(std::string(kModel) +
+                       R"(, "engine": {"train_batch_size": 1,
+                               "sequence_parallel_size": 3},
+                    "data": {"synthetic": true, "sequence_length": 32})"),
+              HasSubstr("found 32, which does not divide by "
+                        "engine.sequence_parallel_size 3"));
 }
 
 TEST_F(TrainerConfigTest, EveryExampleReads) {

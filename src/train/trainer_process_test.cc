@@ -135,22 +135,6 @@ TEST_F(TrainProgramTest, RanksAndMicroStepsDivideTheSameBatch) {
   }
 }
 
-// No layer of this model is split, so that a tensor group holds copies.
-TEST_F(TrainProgramTest, RanksOfATensorGroupTakeTheSameRows) {
-  ASSERT_EQ(run(train("one")).exit_code, 0);
-  const Outcome outcome =
-      run(train("pair", 2) + " --set engine.tensor_parallel_size=2");
-  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
-  const auto one = metrics("one");
-  const auto pair = metrics("pair");
-  ASSERT_EQ(pair.size(), one.size());
-  for (std::size_t i = 0; i < one.size(); ++i) {
-    EXPECT_NEAR(pair[i]["loss"].get<double>(), one[i]["loss"].get<double>(),
-                1e-4)
-        << "step " << i + 1;
-  }
-}
-
 TEST_F(TrainProgramTest, MeshShowsTheGroupsOfAConfiguration) {
   const std::string mesh =
       "mesh " + config_ + " --set engine.tensor_parallel_size=2 --ranks ";
@@ -162,6 +146,50 @@ TEST_F(TrainProgramTest, MeshShowsTheGroupsOfAConfiguration) {
   const Outcome refused = run(mesh + "3");
   EXPECT_EQ(refused.exit_code, 1);
   EXPECT_THAT(refused.output, HasSubstr("3 is not divisible by 2"));
+}
+
+// Losses within the rounding of fp32 sums, and tokens counted once.
+void expect_same_training(const std::vector<Json>& found,
+                          const std::vector<Json>& expected) {
+  ASSERT_EQ(found.size(), expected.size());
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    SCOPED_TRACE(i + 1);
+    EXPECT_EQ(found[i]["tokens"], expected[i]["tokens"]);
+    for (const char* key : {"loss", "val_loss", "grad_norm"}) {
+      if (!expected[i].contains(key)) continue;
+      EXPECT_NEAR(found[i][key].get<double>(), expected[i][key].get<double>(),
+                  1e-4)
+          << key;
+    }
+  }
+}
+
+TEST_F(TrainProgramTest, TensorAndSequenceGroupsTrainAsOneRank) {
+  ASSERT_EQ(run(train("one")).exit_code, 0);
+  const std::string tensor = " --set engine.tensor_parallel_size=2";
+  const std::string sequence = " --set engine.sequence_parallel_size=2";
+  const Outcome split = run(train("tensor", 2) + tensor);
+  ASSERT_EQ(split.exit_code, 0) << split.output;
+  EXPECT_THAT(split.output,
+              HasSubstr("2 ranks (1 data x 1 sequence x 2 tensor)"));
+  expect_same_training(metrics("tensor"), metrics("one"));
+  const Outcome parted = run(train("sequence", 2) + sequence);
+  ASSERT_EQ(parted.exit_code, 0) << parted.output;
+  expect_same_training(metrics("sequence"), metrics("one"));
+  // The text that a split model continues, and the file that it saves.
+  const std::string generate =
+      " --prompt 'def f' --temperature 0 --max-tokens 12";
+  EXPECT_EQ(
+      run("generate --run-dir " + run_dir("tensor").string() + generate).output,
+      run("generate --run-dir " + run_dir("one").string() + generate).output);
+}
+
+TEST_F(TrainProgramTest, SizesThatDoNotFitTheModelAreOneMessage) {
+  const Outcome heads =
+      run(train("run", 4) + " --set engine.tensor_parallel_size=4");
+  EXPECT_NE(heads.exit_code, 0);
+  EXPECT_THAT(heads.output,
+              HasSubstr("(n_head): 2 do not divide by the 4 ranks"));
 }
 
 TEST_F(TrainProgramTest, RunDirectoryIsNeverOverwrittenUnasked) {
