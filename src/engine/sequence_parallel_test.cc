@@ -1,0 +1,52 @@
+// Sequences split over a sequence group under the engine: the same training
+// for every size of the group and at every stage.
+#include "engine/split_net_test.h"
+
+namespace nfold::testing {
+namespace {
+
+class SequenceParallelTraining : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Stages, SequenceParallelTraining,
+                         ::testing::Values(0, 1, 2, 3));
+
+TEST_P(SequenceParallelTraining, OfFiftyStepsIsThatOfOneRankPerBatch) {
+  const Axes whole{.data = 2};
+  const auto expected = train_split(split_config(GetParam(), whole), whole, 50);
+  const Axes split{.data = 2, .sequence = 2};
+  expect_near_split(train_split(split_config(GetParam(), split), split, 50),
+                    expected, 1e-4);
+}
+
+TEST_P(SequenceParallelTraining, OverFourRanksIsTheSame) {
+  const Axes alone{};
+  const Axes split{.sequence = 4};
+  expect_near_split(train_split(split_config(GetParam(), split), split, 10),
+                    train_split(split_config(GetParam(), alone), alone, 10),
+                    2e-5);
+}
+
+// Behaviour of DeepSpeed: gradients travel in fp32 unless told otherwise.
+TEST(SequenceParallelEngine, GradientsTravelInTheirOwnDtype) {
+  const auto reduced_bytes = [](const std::string& more) {
+    const Axes axes{.sequence = 2};
+    const auto config = split_config(2, axes, kBf16 + more);
+    std::int64_t bytes = 0;
+    on_ranks(2, config, [&](World& world, Mesh& mesh) {
+      auto net = init(mesh, config, [&] {
+        torch::manual_seed(5);
+        return SplitNet(nullptr, &mesh.sequence_parallel());
+      });
+      Engine engine(net, mesh, config);
+      const auto report = train_step(engine, net->loss(1));
+      const auto kind = static_cast<std::size_t>(Collective::kReduceScatter);
+      if (world.rank() == 0) bytes = report.comm[kind].bytes;
+    });
+    return bytes;
+  };
+  EXPECT_EQ(
+      reduced_bytes(""),
+      2 * reduced_bytes(R"(, "seq_parallel_communication_data_type": "bf16")"));
+}
+
+}  // namespace
+}  // namespace nfold::testing
