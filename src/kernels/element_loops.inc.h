@@ -219,29 +219,38 @@ void accumulate_loop(void* out, const void* x, double scale,
   }
 }
 
-// 32 sums side by side, element i going to sum i mod 32; then the sums are
-// added pairwise. Arrays of fixed length, so that the order does not depend on
-// the instruction set.
+// 32 sums side by side, element i going to sum i mod 32: arrays of fixed
+// length, for the compiler to keep in registers.
 template <typename T>
-double square_loop(const void* x, std::int64_t numel) {
+CompensatedSum square_loop(const void* x, std::int64_t numel) {
   constexpr int kNumSums = 32;
   const auto* from = static_cast<const T*>(x);
-  double sums[kNumSums] = {};
+  double high[kNumSums] = {};
+  double low[kNumSums] = {};
+  // As CompensatedSum::add, which must not be compiled for this instruction
+  // set: the linker might take that copy for all.
+  const auto add = [&](int j, double term) {
+    const double sum = high[j] + term;
+    const double part = sum - high[j];
+    low[j] += (high[j] - (sum - part)) + (term - part);
+    high[j] = sum;
+  };
   std::int64_t i = 0;
   for (; i + kNumSums <= numel; i += kNumSums) {
     for (int j = 0; j < kNumSums; ++j) {
       const double value = widen(from[i + j]);
-      sums[j] += value * value;
+      add(j, value * value);
     }
   }
   for (int j = 0; i < numel; ++i, ++j) {
     const double value = widen(from[i]);
-    sums[j] += value * value;
+    add(j, value * value);
   }
-  for (int width = kNumSums / 2; width > 0; width /= 2) {
-    for (int j = 0; j < width; ++j) sums[j] += sums[j + width];
+  for (int j = 1; j < kNumSums; ++j) {
+    add(0, high[j]);
+    low[0] += low[j];
   }
-  return sums[0];
+  return {high[0], low[0]};
 }
 
 }  // namespace

@@ -16,6 +16,8 @@
 
 #include <cstdint>
 
+#include "kernels/compensated_sum.h"
+
 namespace nfold::kernels {
 
 enum class Element : std::uint8_t {
@@ -44,8 +46,8 @@ struct ReduceLoops {
   BinaryLoop of_wide;      // wide <- wide, wide
 };
 
-// Squares of up to kNormBlock elements, added in fp64 in fixed order.
-using SquareLoop = double (*)(const void* x, std::int64_t numel);
+// Sum of the squares of up to kNormBlockNumel elements.
+using SquareLoop = CompensatedSum (*)(const void* x, std::int64_t numel);
 
 struct AdamScalars {
   double grad_decay;    // 1 - beta1

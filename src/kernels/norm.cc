@@ -31,16 +31,16 @@ NormResult norm_squared(const at::Tensor& x) {
   const auto block_numel = [&](std::int64_t index) {
     return std::min(kNormBlockNumel, numel - index * kNormBlockNumel);
   };
-  std::vector<double> sums(num_blocks);
-  at::parallel_for(0, num_blocks, kGrainBlocks,
-                   [&](std::int64_t begin, std::int64_t end) {
-                     for (std::int64_t i = begin; i < end; ++i) {
-                       sums[i] = square(block(i), block_numel(i));
-                     }
-                   });
+  std::vector<CompensatedSum> sums(static_cast<std::size_t>(num_blocks));
+  at::parallel_for(
+      0, num_blocks, kGrainBlocks, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) {
+          sums[static_cast<std::size_t>(i)] = square(block(i), block_numel(i));
+        }
+      });
   NormResult result;
-  for (const double sum : sums) result.sum_of_squares += sum;
-  if (!std::isfinite(result.sum_of_squares)) {
+  for (const auto& sum : sums) result.sum_of_squares.add(sum);
+  if (!std::isfinite(result.sum_of_squares.high)) {
     result.first_non_finite = first_non_finite(x.view(-1));
   }
   return result;

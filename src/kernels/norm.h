@@ -6,17 +6,17 @@
 //   const NormResult result = norm_squared(grad_shard);
 //   if (result.first_non_finite >= 0) ...
 //
-// Squares are taken and added in fp64, over blocks of kNormBlockNumel elements
-// in a fixed order, and the blocks one after the other. So the bits depend on
-// the elements and on where the tensor begins, not on the instruction set or
-// thread count. Pieces of a tensor give other bits than the whole: a sum that
-// is to be equal in all stages is taken shard by shard in all of them.
+// Squares are taken in fp64, where those of fp32, fp16 and bf16 are exact, and
+// added without loss (compensated_sum.h). So the bits depend on the elements
+// alone: pieces of a tensor give those of the whole, whoever holds them.
 // Callable from any thread; large tensors use at::parallel_for.
 #pragma once
 
 #include <ATen/core/TensorBody.h>
 
 #include <cstdint>
+
+#include "kernels/compensated_sum.h"
 
 namespace nfold::kernels {
 
@@ -25,7 +25,7 @@ inline constexpr std::int64_t kNormBlockNumel = 4096;
 struct NormResult {
   // Not finite if an element is not, or if squares of fp64 elements are too
   // large for fp64.
-  double sum_of_squares = 0;
+  CompensatedSum sum_of_squares;
   // Index of the first infinite or NaN element, -1 if there is none.
   std::int64_t first_non_finite = -1;
 };

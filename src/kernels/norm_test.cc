@@ -22,9 +22,29 @@ TEST(NormSquared, AddsSquaresInFp64) {
       const at::Tensor x = awkward_tensor(numel, dtype, random, false);
       const double expected = x.to(at::kDouble).square().sum().item<double>();
       const NormResult result = norm_squared(x);
-      EXPECT_NEAR(result.sum_of_squares, expected, 1e-12 * expected)
+      EXPECT_NEAR(result.sum_of_squares.value(), expected, 1e-12 * expected)
           << dtype << " " << numel;
       EXPECT_EQ(result.first_non_finite, -1);
+    }
+  }
+}
+
+TEST(NormSquared, PiecesInAnyOrderGiveTheBitsOfTheWhole) {
+  std::mt19937 random(2);
+  for (const at::ScalarType dtype : kNormDtypes) {
+    for (const std::int64_t numel : {2, 7, 1023, 100003}) {
+      const at::Tensor x = awkward_tensor(numel, dtype, random, false);
+      const double whole = norm_squared(x).sum_of_squares.value();
+      for (const std::int64_t pieces : {2, 3, 5, 8}) {
+        CompensatedSum sum;
+        for (std::int64_t piece = pieces; piece-- > 0;) {
+          const auto begin = numel * piece / pieces;
+          const auto end = numel * (piece + 1) / pieces;
+          sum.add(norm_squared(x.narrow(0, begin, end - begin).contiguous())
+                      .sum_of_squares);
+        }
+        EXPECT_EQ(sum.value(), whole) << dtype << " " << numel << " " << pieces;
+      }
     }
   }
 }
@@ -35,7 +55,7 @@ TEST(NormSquared, SmallSquaresAreNotLostBesideALargeOne) {
   const double small = static_cast<double>(1e-4F);
   // In fp32 the sum would stay at 1e8.
   const double expected = 1e8 + ((1 << 20) - 1) * small * small;
-  EXPECT_NEAR(norm_squared(x).sum_of_squares, expected, 1e-5);
+  EXPECT_NEAR(norm_squared(x).sum_of_squares.value(), expected, 1e-5);
 }
 
 TEST(NormSquared, FindsTheFirstNonFiniteElement) {
@@ -48,7 +68,7 @@ TEST(NormSquared, FindsTheFirstNonFiniteElement) {
     x[4096] = std::nan("");
     const NormResult result = norm_squared(x);
     EXPECT_EQ(result.first_non_finite, 4096) << dtype;
-    EXPECT_FALSE(std::isfinite(result.sum_of_squares)) << dtype;
+    EXPECT_FALSE(std::isfinite(result.sum_of_squares.value())) << dtype;
   }
 }
 
@@ -57,13 +77,13 @@ TEST(NormSquared, LargeFiniteElementsAreNoOverflow) {
   const at::Tensor x = at::full({2}, 3e38F);
   const NormResult result = norm_squared(x);
   EXPECT_EQ(result.first_non_finite, -1);
-  EXPECT_TRUE(std::isfinite(result.sum_of_squares));
+  EXPECT_TRUE(std::isfinite(result.sum_of_squares.value()));
 }
 
 TEST(NormSquared, OnlySquaresThatExceedFp64AreInfiniteWithoutAnIndex) {
   const NormResult result = norm_squared(at::full({3}, 1e200, at::kDouble));
   EXPECT_EQ(result.first_non_finite, -1);
-  EXPECT_TRUE(std::isinf(result.sum_of_squares));
+  EXPECT_TRUE(std::isinf(result.sum_of_squares.value()));
 }
 
 TEST(NormSquared, OtherDtypesAreRejected) {

@@ -198,10 +198,10 @@ TEST(Simd, SquareSumsHaveTheSameBitsInEverySet) {
       const at::Tensor x =
           awkward_tensor(numel + offset, kDtypes[e], random, false);
       const double expected =
-          loops_of(Simd::kBaseline).square[e](at_index(x, offset), numel);
+          loops_of(Simd::kBaseline).square[e](at_index(x, offset), numel).value();
       for (const Simd simd : supported_simds()) {
         const double actual =
-            loops_of(simd).square[e](at_index(x, offset), numel);
+            loops_of(simd).square[e](at_index(x, offset), numel).value();
         EXPECT_EQ(std::bit_cast<std::uint64_t>(actual),
                   std::bit_cast<std::uint64_t>(expected))
             << kDtypes[e] << " " << numel << " with " << name_of(simd);

@@ -1,15 +1,13 @@
 // File: grad_norm.h
 //
-// The global L2 norm of all gradients, with the same bits in every stage.
+// The global L2 norm of all gradients, with the same bits in every stage and
+// however they are sharded: squares are exact and added without loss
+// (kernels/compensated_sum.h).
 //
-// Squares are summed in fp64, first within each shard of each unit, then over
-// (unit, shard) in that order, by every rank. Where this rank owns whole units
-// (stage 0) it computes the sums of all shards; elsewhere each rank computes
-// those of its own, and they are gathered.
-//
-// Units that are held by the same ranks are summed together. What ranks of
-// other groups hold in their place, other experts or other parts of split
-// layers, is added once; what is the same there is not added again.
+// Each rank sums what it owns, and the sums are gathered. Where every rank owns
+// whole units (stage 0) they are not. What ranks of other groups hold in the
+// place of a unit, other experts or other parts of split layers, is added
+// once; what is the same there is not added again.
 #pragma once
 
 #include <vector>

@@ -74,8 +74,7 @@ TEST(GlobalGradNormTest, OneRanksInfinityIsEverybodys) {
       auto grad = torch::ones({unit->layout().numel()});
       grad[unit->layout().shard_numel + 2] = bad;  // rank 1 owns it
       unit->accumulate_grad(grad, 1);
-      EXPECT_FALSE(
-          std::isfinite(global_grad_norm({unit.get()})));
+      EXPECT_FALSE(std::isfinite(global_grad_norm({unit.get()})));
     });
   }
 }

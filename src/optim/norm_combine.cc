@@ -15,7 +15,8 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 double power_sum(const at::Tensor& tensor, double p) {
-  if (p == 2) return kernels::norm_squared(tensor.contiguous()).sum_of_squares;
+  if (p == 2)
+    return kernels::norm_squared(tensor.contiguous()).sum_of_squares.value();
   return tensor.to(at::kDouble).abs().pow(p).sum().item<double>();
 }
 
