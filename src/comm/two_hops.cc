@@ -30,8 +30,10 @@ Pending all_gather_two_hops(Group& inter_node, Group& intra_node,
   }
   all_gather_coalesced(inter_node, columns).wait();
   for (std::size_t i = 0; i < outputs.size(); ++i) {
-    outputs[i].view({nodes, places, -1}).select(1, place).copy_(
-        columns[i].view({nodes, -1}));
+    outputs[i]
+        .view({nodes, places, -1})
+        .select(1, place)
+        .copy_(columns[i].view({nodes, -1}));
   }
   return all_gather_coalesced(intra_node, std::move(rows));
 }

@@ -12,8 +12,8 @@
 #include "comm/group_impl.h"
 #include "engine/engine_impl.h"
 #include "engine/initialized_modules.h"
-#include "engine/optimizer_setup.h"
 #include "engine/mesh_groups.h"
+#include "engine/optimizer_setup.h"
 #include "fetch/dispatch_interceptor.h"
 #include "nfold/collectives.h"
 #include "nfold/host_memory.h"
@@ -146,7 +146,8 @@ Engine::Impl::Impl(std::shared_ptr<torch::nn::Module> module, Mesh& mesh,
   if (config_.managed_gradient_accumulation) {
     accumulation_steps_ =
         config_.train_batch_size || config_.train_micro_batch_size_per_gpu
-            ? resolve_batch(config_, num_batches(mesh)).gradient_accumulation_steps
+            ? resolve_batch(config_, num_batches(mesh))
+                  .gradient_accumulation_steps
             : config_.gradient_accumulation_steps.value_or(1);
   }
   if (optimizer_ && config_.scheduler) {

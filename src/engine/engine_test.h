@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <cstdlib>
 #include <functional>
 #include <string>
 #include <vector>
@@ -181,5 +182,75 @@ inline StepReport train_step(Engine& engine, const at::Tensor& loss) {
   engine.backward(loss);
   return engine.step();
 }
+
+// What a training leaves behind.
+struct Run {
+  std::vector<float> losses;       // of rank 0
+  std::vector<double> norms;       // of rank 0
+  std::vector<at::Tensor> params;  // whole, fp32
+};
+
+// Trains a tower on batches that every rank has other ones of.
+inline Run train_tower(const Config& config, int num_ranks, int num_steps = 6) {
+  Run run;
+  on_ranks(num_ranks, config, [&](World& world, Mesh& mesh) {
+    Tower model(24);
+    Engine engine(model, mesh, config);
+    const auto accumulation = config.gradient_accumulation_steps.value_or(1);
+    for (int step = 0; step < num_steps; ++step) {
+      StepReport report;
+      at::Tensor loss;
+      for (std::int64_t micro = 0; micro < accumulation; ++micro) {
+        loss = model->loss((step * accumulation + micro) * num_ranks +
+                           world.rank());
+        engine.backward(loss);
+        report = engine.step();
+      }
+      if (world.rank() != 0) continue;
+      run.losses.push_back(loss.item<float>());
+      run.norms.push_back(report.grad_norm);
+    }
+    for (const auto& param : model->parameters()) {
+      const auto value = safe_get_full_fp32_param(engine, param);
+      if (world.rank() == 0) run.params.push_back(value);
+    }
+  });
+  return run;
+}
+
+inline void expect_near(const Run& actual, const Run& expected,
+                        double tolerance) {
+  for (std::size_t i = 0; i < expected.losses.size(); ++i) {
+    EXPECT_NEAR(actual.losses[i], expected.losses[i],
+                tolerance * std::abs(expected.losses[i]));
+    EXPECT_NEAR(actual.norms[i], expected.norms[i],
+                tolerance * expected.norms[i]);
+  }
+  for (std::size_t i = 0; i < expected.params.size(); ++i) {
+    EXPECT_LE((actual.params[i] - expected.params[i]).norm().item<double>(),
+              tolerance * expected.params[i].norm().item<double>());
+  }
+}
+
+// Bit for bit.
+inline void expect_equal(const Run& actual, const Run& expected) {
+  EXPECT_EQ(actual.losses, expected.losses);
+  EXPECT_EQ(actual.norms, expected.norms);
+  ASSERT_EQ(actual.params.size(), expected.params.size());
+  for (std::size_t i = 0; i < expected.params.size(); ++i) {
+    EXPECT_TRUE(same_bits(actual.params[i], expected.params[i])) << i;
+  }
+}
+
+// So many ranks of a world of threads count as one node.
+class ScopedNodeSize {
+ public:
+  explicit ScopedNodeSize(int size) {
+    ::setenv("NDEV_PER_NODE", std::to_string(size).c_str(), /*overwrite=*/1);
+  }
+  ~ScopedNodeSize() { ::unsetenv("NDEV_PER_NODE"); }
+  ScopedNodeSize(const ScopedNodeSize&) = delete;
+  ScopedNodeSize& operator=(const ScopedNodeSize&) = delete;
+};
 
 }  // namespace nfold::testing

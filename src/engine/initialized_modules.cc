@@ -1,11 +1,11 @@
 #include "engine/initialized_modules.h"
-#include "engine/mesh_groups.h"
 
 #include <c10/util/Exception.h>
 
 #include <list>
 #include <mutex>
 
+#include "engine/mesh_groups.h"
 #include "fetch/dispatch_interceptor.h"
 #include "fetch/fetcher.h"
 
@@ -18,8 +18,7 @@ struct Initialized {
       : module(owner),
         group(&state_group(mesh)),
         model(std::move(sharded)),
-        fetcher(*group, model.all(), FetcherOptions{},
-                dispatch_interceptor()) {
+        fetcher(*group, model.all(), FetcherOptions{}, dispatch_interceptor()) {
     fetcher.set_position("before the engine");
   }
 

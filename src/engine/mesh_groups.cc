@@ -14,7 +14,9 @@ int sequence_parallel_size(const Mesh& mesh) {
 
 std::vector<Group*> groups_of(const Mesh& mesh) {
   std::vector<Group*> groups;
-  for (const auto* name : {"data_parallel", "mics_shard", "mics_replica", "secondary_shard", "mics_inter_node", "mics_intra_node"}) {
+  for (const auto* name :
+       {"data_parallel", "mics_shard", "mics_replica", "secondary_shard",
+        "mics_inter_node", "mics_intra_node"}) {
     if (auto* group = mesh.find(name)) groups.push_back(group);
   }
   return groups;
@@ -23,9 +25,11 @@ std::vector<Group*> groups_of(const Mesh& mesh) {
 UnitGroups groups_on(const Mesh& mesh, const Placement& placement) {
   UnitGroups groups;
   if (placement.expert_size > 1) {
-    groups.holders = &mesh.group("expert_data_" + std::to_string(placement.expert_size));
+    groups.holders =
+        &mesh.group("expert_data_" + std::to_string(placement.expert_size));
     groups.shard = groups.holders;
-    groups.experts = &mesh.group("expert_" + std::to_string(placement.expert_size));
+    groups.experts =
+        &mesh.group("expert_" + std::to_string(placement.expert_size));
   } else {
     groups.holders = &state_group(mesh);
     groups.shard = &mesh.shard_group();

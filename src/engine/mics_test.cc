@@ -22,65 +22,10 @@ Config mics_config(int shard_size, int accumulation = 1,
            more});
 }
 
-struct Run {
-  std::vector<float> losses;
-  std::vector<double> norms;
-  std::vector<at::Tensor> params;  // fp32, of rank 0
-};
-
-Run train(const Config& config, int num_ranks, int num_steps = 6) {
-  Run run;
-  on_ranks(num_ranks, config, [&](World& world, Mesh& mesh) {
-    Tower model(24);
-    Engine engine(model, mesh, config);
-    const auto accumulation = config.gradient_accumulation_steps.value_or(1);
-    for (int step = 0; step < num_steps; ++step) {
-      StepReport report;
-      at::Tensor loss;
-      for (std::int64_t micro = 0; micro < accumulation; ++micro) {
-        loss = model->loss((step * accumulation + micro) * num_ranks +
-                           world.rank());
-        engine.backward(loss);
-        report = engine.step();
-      }
-      if (world.rank() != 0) continue;
-      run.losses.push_back(loss.item<float>());
-      run.norms.push_back(report.grad_norm);
-    }
-    for (const auto& param : model->parameters()) {
-      const auto value = safe_get_full_fp32_param(engine, param);
-      if (world.rank() == 0) run.params.push_back(value);
-    }
-  });
-  return run;
-}
-
-void expect_near(const Run& actual, const Run& expected, double tolerance) {
-  for (std::size_t i = 0; i < expected.losses.size(); ++i) {
-    EXPECT_NEAR(actual.losses[i], expected.losses[i],
-                tolerance * std::abs(expected.losses[i]));
-    EXPECT_NEAR(actual.norms[i], expected.norms[i],
-                tolerance * expected.norms[i]);
-  }
-  for (std::size_t i = 0; i < expected.params.size(); ++i) {
-    EXPECT_LE((actual.params[i] - expected.params[i]).norm().item<double>(),
-              tolerance * expected.params[i].norm().item<double>());
-  }
-}
-
-void expect_equal(const Run& actual, const Run& expected) {
-  EXPECT_EQ(actual.losses, expected.losses);
-  for (std::size_t i = 0; i < expected.params.size(); ++i) {
-    EXPECT_TRUE(same_bits(actual.params[i], expected.params[i])) << i;
-  }
-}
-
-TEST(MicsTest, OnTwoRanksGivesTheBitsOfStage3) {
-  const auto expected = train(mics_config(-1), 2);
+TEST(MicsTest, OnTwoRanksFiftyStepsGiveTheBitsOfStage3) {
+  const auto expected = train_tower(mics_config(-1), 2, 50);
   for (const int shard_size : {1, 2}) {
-    const auto actual = train(mics_config(shard_size), 2);
-    expect_equal(actual, expected);
-    expect_near(actual, expected, 1e-6);
+    expect_equal(train_tower(mics_config(shard_size), 2, 50), expected);
   }
 }
 
@@ -88,7 +33,8 @@ TEST(MicsTest, OnTwoRanksGivesTheBitsOfStage3) {
 // not rounded to bf16 once more.
 TEST(MicsTest, InBf16OneShardGroupGivesTheBitsOfStage3AndSeveralComeNear) {
   const auto run = [](int shard_size) {
-    return train(mics_config(shard_size, 1, kBf16, kSgd), 2, /*num_steps=*/3);
+    return train_tower(mics_config(shard_size, 1, kBf16, kSgd), 2,
+                       /*num_steps=*/3);
   };
   const auto expected = run(-1);
   expect_equal(run(2), expected);
@@ -97,17 +43,69 @@ TEST(MicsTest, InBf16OneShardGroupGivesTheBitsOfStage3AndSeveralComeNear) {
 
 TEST(MicsTest, WithAccumulationAndMoreRanksItAgreesUpToRounding) {
   for (const int accumulation : {1, 3}) {
-    for (const int num_ranks : {3, 4}) {
-      const auto expected = train(mics_config(-1, accumulation), num_ranks);
+    for (const int num_ranks : {3, 4, 6}) {
+      const auto expected =
+          train_tower(mics_config(-1, accumulation), num_ranks);
       for (int shard_size = 1; shard_size <= num_ranks; ++shard_size) {
         if (num_ranks % shard_size != 0) continue;
         const auto actual =
-            train(mics_config(shard_size, accumulation), num_ranks);
+            train_tower(mics_config(shard_size, accumulation), num_ranks);
         expect_near(actual, expected, 1e-5);
         if (shard_size == num_ranks) expect_equal(actual, expected);
       }
     }
   }
+}
+
+TEST(MicsTest, FiftyStepsOnFourAndEightRanksStayNearStage3) {
+  for (const int num_ranks : {4, 8}) {
+    const auto expected = train_tower(mics_config(-1), num_ranks, 50);
+    for (int shard_size = 1; shard_size <= num_ranks; shard_size *= 2) {
+      const auto actual = train_tower(mics_config(shard_size), num_ranks, 50);
+      expect_near(actual, expected, 1e-5);
+    }
+  }
+}
+
+// Shard groups that span nodes.
+TEST(MicsTest, GathersInTwoHopsGiveTheBitsOfFlatOnes) {
+  for (const auto& [num_ranks, shard_size, node_size] :
+       {std::tuple{4, 4, 2}, {6, 6, 2}, {6, 6, 3}, {8, 4, 2}}) {
+    const ScopedNodeSize node(node_size);
+    const auto flat = mics_config(shard_size, 2);
+    auto hops = flat;
+    hops.zero_optimization.mics_hierarchical_params_gather = true;
+    expect_equal(train_tower(hops, num_ranks), train_tower(flat, num_ranks));
+  }
+}
+
+TEST(MicsTest, BetweenNodesGathersInTwoHopsSendEachShardOnce) {
+  const ScopedNodeSize node(2);
+  auto config = mics_config(4);
+  config.zero_optimization.mics_hierarchical_params_gather = true;
+  on_ranks(4, config, [&](World& world, Mesh& mesh) {
+    Tower model(24);
+    Engine engine(model, mesh, config);
+    const auto gather = static_cast<std::size_t>(Collective::kAllGather);
+    const auto before = mesh.shard_group().counts()[gather].bytes;
+    model->loss(world.rank());
+    EXPECT_EQ(mesh.shard_group().counts()[gather].bytes, before);
+    const auto inter = mesh.mics_inter_node()->counts()[gather];
+    const auto intra = mesh.mics_intra_node()->counts()[gather];
+    EXPECT_GT(inter.calls, 0);
+    EXPECT_EQ(inter.calls, intra.calls);
+    // A quarter of the model between nodes, half of it within.
+    EXPECT_EQ(intra.bytes, 2 * inter.bytes);
+    EXPECT_GE(inter.bytes, numel_of(*model) * 4 / 4);
+    EXPECT_LE(inter.bytes, 1.1 * numel_of(*model) * 4 / 4);
+  });
+}
+
+TEST(MicsTest, TwoHopsInsideOneNodeAreAnError) {
+  auto config = mics_config(2);
+  config.zero_optimization.mics_hierarchical_params_gather = true;
+  EXPECT_THAT(error_of([&] { on_ranks(4, config, [](World&, Mesh&) {}); }),
+              HasSubstr("node"));
 }
 
 TEST(MicsTest, StateIsThatOfTheShardGroup) {

@@ -123,8 +123,7 @@ void partition_gradients(Engine& engine, const std::vector<at::Tensor>& params,
   for (std::size_t i = 0; i < all.size(); ++i) {
     const auto& each = all[i];
     const auto longest = each.flat.numel() / each.unit->layout().num_shards;
-    const auto begin =
-        each.unit->options().owns_whole_range
+    const auto begin = each.unit->options().owns_whole_range
                            ? 0
                            : each.unit->options().rank * longest;
     const auto sum = each.flat.narrow(0, begin, each.own.numel);

@@ -1,5 +1,4 @@
 #include "engine/shard_filler.h"
-#include "engine/mesh_groups.h"
 
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
@@ -7,6 +6,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "engine/mesh_groups.h"
 #include "engine/param_pieces.h"
 #include "nfold/collectives.h"
 #include "param/deferred_storage.h"
@@ -53,9 +53,7 @@ std::vector<ParamOrigin> origins_of(const std::vector<ParamState>& params) {
 
 ShardFiller::ShardFiller(Mesh& mesh, ShardedModel& model,
                          std::vector<ParamOrigin> origins)
-    : group_(state_group(mesh)),
-      model_(model),
-      origins_(std::move(origins)) {
+    : group_(state_group(mesh)), model_(model), origins_(std::move(origins)) {
   std::unordered_map<std::string, ParamAddress> addresses;
   for (std::size_t unit = 0; unit < model_.units().size(); ++unit) {
     const auto& params = model_.units()[unit]->params();
@@ -168,9 +166,9 @@ void ShardFiller::deliver(std::size_t origin, at::Tensor value) {
   } else {
     const auto groups = unit_of(origin).options().groups;
     const auto& placement = unit_of(origin).params()[0].placement;
-    for (auto& name : agree_on_values(
-             [&](const Placement&) { return groups; },
-             {{origins_[origin].name, value, placement}})) {
+    for (auto& name :
+         agree_on_values([&](const Placement&) { return groups; },
+                         {{origins_[origin].name, value, placement}})) {
       differing_.push_back(std::move(name));
     }
   }

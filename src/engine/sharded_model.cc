@@ -37,8 +37,7 @@ ShardedModel::ShardedModel(torch::nn::Module& module, Mesh& mesh,
     : ShardedModel(
           [&] {
             auto params = collect_params(module);
-            warn_of_differing(
-                agree_on_model(groups_on(mesh), module, params));
+            warn_of_differing(agree_on_model(groups_on(mesh), module, params));
             convert_buffers(module, config);
             return params;
           }(),

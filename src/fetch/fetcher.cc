@@ -48,9 +48,7 @@ FetcherOptions checked(FetcherOptions options,
 
 Fetcher::Fetcher(Group& all, std::vector<ShardedUnit*> units,
                  FetcherOptions options, AccessSource& source)
-    : all_(all),
-      options_(checked(options, units)),
-      source_(source) {
+    : all_(all), options_(checked(options, units)), source_(source) {
   units_ = std::move(units);
   for (auto* unit : units_) {
     source_.watch(*unit, *this);
@@ -140,8 +138,9 @@ void Fetcher::check_idle(const char* operation) const {
   for (const auto& [unit, num_pins] : resident_pins_) {
     if (num_pins > 0) names += "\n  " + unit->name();
   }
-  TORCH_CHECK_VALUE(names.empty(), "[rank ", all_.global_rank(), "] ", position_, ": ",
-                    operation, " while these are gathered:", names,
+  TORCH_CHECK_VALUE(names.empty(), "[rank ", all_.global_rank(), "] ",
+                    position_, ": ", operation,
+                    " while these are gathered:", names,
                     "\nClose nfold::GatheredParameters first.");
 }
 
@@ -315,8 +314,7 @@ std::vector<Group*> Fetcher::announce(const std::vector<ShardedUnit*>& units,
         announcement.names += ", ";
       }
       announcement.names += unit->name();
-      announcement.tag.add_number(
-          static_cast<std::int64_t>(index_.at(unit)));
+      announcement.tag.add_number(static_cast<std::int64_t>(index_.at(unit)));
     }
   }
   std::vector<Group*> groups;

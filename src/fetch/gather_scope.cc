@@ -95,8 +95,7 @@ class ShardedScope : public Scope {
     for (int rank = 0; rank < group.size(); ++rank) {
       const auto index = found[rank].item<std::int64_t>();
       if (index < 0) {
-        unchanged_.insert(
-            group.global_ranks()[static_cast<std::size_t>(rank)]);
+        unchanged_.insert(group.global_ranks()[static_cast<std::size_t>(rank)]);
       }
       if (index < 0 || !problem.empty()) continue;
       problem = handler_.where() + ": rank " + std::to_string(rank) +

@@ -21,9 +21,9 @@ TEST(PlanBucketsTest, TakesUnitsFromTheLastToTheFirst) {
 }
 
 TEST(PlanBucketsTest, DtypesDoNotMix) {
-  EXPECT_EQ(
-      plan_buckets({1, 1, 1}, {{at::kFloat}, {at::kDouble}, {at::kDouble}}, 100),
-      (Buckets{{2, 1}, {0}}));
+  EXPECT_EQ(plan_buckets({1, 1, 1},
+                         {{at::kFloat}, {at::kDouble}, {at::kDouble}}, 100),
+            (Buckets{{2, 1}, {0}}));
 }
 
 // All sizes from 0 to 3 of five units, all pairs of dtypes, all bounds.

@@ -17,8 +17,7 @@ std::vector<NamedTensor> tensors_of(const torch::nn::Module& module,
                                     const std::vector<ParamState>& params) {
   std::vector<NamedTensor> tensors;
   for (const auto& param : params) {
-    tensors.push_back(
-        {param.name, param.tensor().detach(), param.placement});
+    tensors.push_back({param.name, param.tensor().detach(), param.placement});
   }
   for (auto& buffer : buffers_of(module)) tensors.push_back(std::move(buffer));
   return tensors;

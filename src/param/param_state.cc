@@ -64,9 +64,9 @@ Placement placement_in(const torch::nn::Module& module,
   if (dot == std::string::npos) return placement;
   const auto children = module.named_children();
   const auto* child = children.find(name.substr(0, dot));
-  return child ? combined(placement,
-                          placement_in(**child, name.substr(dot + 1)))
-               : placement;
+  return child
+             ? combined(placement, placement_in(**child, name.substr(dot + 1)))
+             : placement;
 }
 
 std::vector<ParamState> collect_params(const torch::nn::Module& module) {

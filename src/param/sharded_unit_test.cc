@@ -1,12 +1,11 @@
 #include "param/sharded_unit.h"
 
-#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include "param/sharded_unit_test.h"
 #include "testing/raised_text.h"
-#include "testing/thread_world.h"
 
 namespace nfold {
 namespace {
@@ -14,36 +13,6 @@ namespace {
 using ::testing::AllOf;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
-
-ParamState make_param(const std::string& name, at::Tensor tensor) {
-  tensor.set_requires_grad(tensor.is_floating_point());
-  return {name, {name}, {std::move(tensor)}};
-}
-
-ShardedUnitOptions options_of(int rank, int num_shards) {
-  ShardedUnitOptions options;
-  options.name = "unit";
-  options.rank = rank;
-  options.num_shards = num_shards;
-  return options;
-}
-
-ShardedUnitOptions options_of(const World& world) {
-  auto options = options_of(world.rank(), world.size());
-  options.groups.holders = options.groups.shard = &world.group();
-  return options;
-}
-
-std::vector<ParamState> odd_params() {
-  std::vector<ParamState> params;
-  float next = 1;
-  for (std::int64_t numel : {0, 1, 2, 7, 8, 1023}) {
-    params.push_back(
-        make_param(fmt::format("p{}", numel), torch::arange(numel) + next));
-    next += static_cast<float>(numel);
-  }
-  return params;
-}
 
 TEST(ShardedUnitTest, ParametersBecomeViewsOfOneStorageAndKeepTheirValues) {
   auto params = odd_params();
@@ -160,25 +129,6 @@ TEST(ShardedUnitTest, PublishBumpsTheVersionsThatSavedGraphsCheck) {
   EXPECT_THROW(loss.backward(), c10::Error);
 }
 
-// Of units whose full storage has memory only while it is used.
-ShardedUnitOptions released_options(ShardedUnitOptions options,
-                                    at::ScalarType dtype = at::kFloat) {
-  options.is_resident = false;
-  options.dtype = dtype;
-  return options;
-}
-
-void gather_now(const std::vector<ShardedUnit*>& units,
-                GatherMode mode = GatherMode::kAllGather) {
-  ShardedUnit::begin_gather(units, mode);
-  for (auto* unit : units) unit->finish_gather();
-}
-
-ShardedUnitOptions released_options(const World& world,
-                                    at::ScalarType dtype = at::kFloat) {
-  return released_options(options_of(world), dtype);
-}
-
 // 0 and -0 differ, and so would residue that is not zero.
 bool has_bits(const at::Tensor& a, const at::Tensor& b) {
   const auto bytes = [](const at::Tensor& tensor) {
@@ -200,7 +150,8 @@ TEST(ReleasedUnitTest, StartsShardedAndHoldsItsShardOnly) {
   for (const int num_shards : {1, 2, 3, 4}) {
     for (const auto dtype : {at::kFloat, at::kBFloat16}) {
       auto params = odd_params();
-      ShardedUnit unit(params, released_options(options_of(0, num_shards), dtype));
+      ShardedUnit unit(params,
+                       released_options(options_of(0, num_shards), dtype));
       const auto item_bytes =
           static_cast<std::int64_t>(c10::elementSize(dtype));
       EXPECT_EQ(unit.state(), UnitState::kSharded);
@@ -231,8 +182,7 @@ TEST(ReleasedUnitTest, GatheringGivesTheValuesThatTheModuleHad) {
             options.dtype = dtype;
             return options;
           }());
-          ShardedUnit unit(params,
-                           released_options(world, dtype));
+          ShardedUnit unit(params, released_options(world, dtype));
           gather_now({&unit}, mode);
           EXPECT_EQ(unit.state(), UnitState::kUnsharded);
           EXPECT_TRUE(has_bits(unit.full(), resident.full()));
@@ -254,8 +204,7 @@ TEST(ReleasedUnitTest, GatheringGivesTheValuesThatTheModuleHad) {
 
 TEST(ReleasedUnitTest, TransitionsFollowTheTable) {
   run_ranks(2, [](World& world) {
-    ShardedUnit unit(odd_params(),
-                     released_options(world));
+    ShardedUnit unit(odd_params(), released_options(world));
     const auto raises = [&](const std::function<void()>& operation) {
       EXPECT_THROW(operation(), c10::Error);
     };
@@ -344,8 +293,7 @@ TEST(ReleasedUnitTest, PublishFullTakesOverTheNamedParametersOnly) {
     run_ranks(num_ranks, [](World& world) {
       for (const auto dtype : {at::kFloat, at::kBFloat16}) {
         auto params = odd_params();
-        ShardedUnit unit(params,
-                         released_options(world, dtype));
+        ShardedUnit unit(params, released_options(world, dtype));
         gather_now({&unit});
         const auto before = values_of_params(params);
         unit.full().fill_(-3);
@@ -372,9 +320,8 @@ TEST(ReleasedUnitTest, MasterKeepsWhatLowPrecisionRounds) {
   run_ranks(2, [](World& world) {
     constexpr float kFine = 1.0009765625f;  // 1 in bfloat16
     const auto fine = torch::full({64}, kFine);
-    ShardedUnit unit(
-        {make_param("fine", fine)},
-        released_options(world, at::kBFloat16));
+    ShardedUnit unit({make_param("fine", fine)},
+                     released_options(world, at::kBFloat16));
     EXPECT_TRUE(unit.master().eq(kFine).all().item<bool>());
     EXPECT_TRUE(unit.low_precision_owned().eq(1).all().item<bool>());
     gather_now({&unit});
@@ -445,8 +392,7 @@ TEST(ReleasedUnitTest, FrozenAndIntegerUnitsHaveAShardAndNothingElse) {
 TEST(ReleasedUnitTest, AUnitWithoutElementsComesAndGoes) {
   run_ranks(2, [](World& world) {
     const auto empty = torch::empty({0, 3});
-    ShardedUnit unit({make_param("empty", empty)},
-                     released_options(world));
+    ShardedUnit unit({make_param("empty", empty)}, released_options(world));
     EXPECT_EQ(unit.params_bytes(), 0);
     EXPECT_EQ(unit.full_bytes(), 0);
     for (const auto mode : {GatherMode::kAllGather, GatherMode::kAllReduce}) {
@@ -481,7 +427,8 @@ TEST(ReleasedUnitTest, RawAccessNamesTheFirstParameters) {
                       HasSubstr("p0, p1, p2, p7, ...")));
   }
   const auto weight = torch::ones({4});
-  ShardedUnit unit({make_param("head.weight", weight)}, released_options(options_of(0, 2)));
+  ShardedUnit unit({make_param("head.weight", weight)},
+                   released_options(options_of(0, 2)));
   EXPECT_THAT(text_at(weight), EndsWith("One of: head.weight"));
 }
 
@@ -489,123 +436,6 @@ TEST(ReleasedUnitTest, OwningEverythingNeedsTheFullStorage) {
   auto options = released_options(options_of(0, 2));
   options.owns_whole_range = true;
   EXPECT_THROW(ShardedUnit(odd_params(), options), c10::Error);
-}
-
-// A unit with a secondary shard among neighbours.
-struct SecondaryUnit {
-  SecondaryUnit(World& world, int group_size, std::int64_t numel,
-                at::ScalarType dtype = at::kFloat) {
-    for (int first = 0; first < world.size(); first += group_size) {
-      std::vector<int> ranks;
-      for (int i = 0; i < group_size; ++i) ranks.push_back(first + i);
-      auto made = world.new_group("secondary", ranks);
-      if (made) group = std::move(made);
-    }
-    auto options = released_options(world, dtype);
-    options.groups.secondary = group.get();
-    values = torch::arange(numel).to(dtype) + 1;
-    unit.emplace(
-        std::vector<ParamState>{make_param("weight", values.clone())}, options);
-  }
-
-  // The parameter as it is gathered now.
-  at::Tensor gathered() {
-    gather_now({&*unit});
-    return unit->params()[0].tensor().detach().clone();
-  }
-
-  std::unique_ptr<Group> group;
-  at::Tensor values;
-  std::optional<ShardedUnit> unit;
-};
-
-TEST(SecondaryShardTest, GivesTheBitsOfThePrimaryAndMovesThemAmongNeighbours) {
-  for (const auto& [num_ranks, group_size] :
-       {std::pair{2, 2}, {4, 2}, {4, 4}, {6, 2}, {6, 3}, {3, 3}}) {
-    run_ranks(num_ranks, [&, group_size = group_size](World& world) {
-      for (const std::int64_t numel : {1, 2, 7, 8, 1023}) {
-        for (const auto dtype : {at::kFloat, at::kBFloat16}) {
-          SecondaryUnit each(world, group_size, numel, dtype);
-          auto& unit = *each.unit;
-          const auto calls = [](Group& group) {
-            return group
-                .counts()[static_cast<std::size_t>(Collective::kAllGather)]
-                .calls;
-          };
-          EXPECT_TRUE(at::equal(each.gathered(), each.values));
-          unit.release();
-          EXPECT_EQ(unit.state(), UnitState::kSecondary);
-          const auto before = calls(world.group());
-          EXPECT_TRUE(at::equal(each.gathered(), each.values));
-          unit.release();
-          EXPECT_TRUE(at::equal(each.gathered(), each.values));
-          EXPECT_EQ(calls(world.group()), before);
-          EXPECT_EQ(calls(*each.group), 2);
-        }
-      }
-    });
-  }
-}
-
-TEST(SecondaryShardTest, HoldsOneOverItsGroupAndGoesWhenValuesChange) {
-  run_ranks(4, [](World& world) {
-    SecondaryUnit each(world, 2, 1023);
-    auto& unit = *each.unit;
-    const auto full = unit.layout().numel() * 4;
-    EXPECT_EQ(unit.params_bytes(), full / 4);
-    each.gathered();
-    EXPECT_EQ(unit.params_bytes(), full / 4);
-    unit.release();
-    EXPECT_EQ(unit.params_bytes(), full / 4 + full / 2);
-    unit.owned().add_(100);
-    unit.publish_shard();
-    EXPECT_EQ(unit.state(), UnitState::kSharded);
-    EXPECT_EQ(unit.params_bytes(), full / 4);
-    EXPECT_TRUE(at::equal(each.gathered(), each.values + 100));
-    unit.release();
-    // A scope that writes to the parameter.
-    gather_now({&unit});
-    unit.params()[0].tensor().detach().fill_(7);
-    unit.publish_full({0});
-    EXPECT_EQ(unit.params_bytes(), full / 4);
-    unit.release();
-    EXPECT_TRUE(at::equal(each.gathered(), at::full_like(each.values, 7)));
-  });
-}
-
-TEST(SecondaryShardTest, TransitionsFollowTheTable) {
-  run_ranks(2, [](World& world) {
-    SecondaryUnit each(world, 2, 8);
-    auto& unit = *each.unit;
-    unit.release();
-    EXPECT_EQ(unit.state(), UnitState::kSharded) << "nothing to keep yet";
-    gather_now({&unit});
-    unit.release();
-    ASSERT_EQ(unit.state(), UnitState::kSecondary);
-    EXPECT_THROW(unit.finish_gather(), c10::Error);
-    EXPECT_THROW(unit.publish_full({0}), c10::Error);
-    unit.release();
-    EXPECT_EQ(unit.state(), UnitState::kSecondary);
-    EXPECT_THROW(unit.full().const_data_ptr(), c10::Error);
-    ShardedUnit::begin_gather({&unit}, GatherMode::kAllReduce);
-    EXPECT_EQ(unit.state(), UnitState::kGathering);
-    EXPECT_THROW(unit.release(), c10::Error);
-    unit.finish_gather();
-    EXPECT_TRUE(at::equal(unit.params()[0].tensor().detach(), each.values));
-  });
-}
-
-// A unit gathered anew and one that has its secondary shard, in one call.
-TEST(SecondaryShardTest, UnitsInBothStatesTravelTogether) {
-  run_ranks(4, [](World& world) {
-    SecondaryUnit a(world, 2, 7);
-    SecondaryUnit b(world, 2, 1023);
-    a.gathered();
-    a.unit->release();
-    gather_now({&*a.unit, &*b.unit});
-    EXPECT_TRUE(at::equal(a.unit->params()[0].tensor().detach(), a.values));
-    EXPECT_TRUE(at::equal(b.unit->params()[0].tensor().detach(), b.values));
-  });
 }
 
 }  // namespace

@@ -18,8 +18,7 @@ using Kind = std::tuple<c10::ScalarType, bool, int, bool>;
 
 Kind kind_of(const UnitCandidate& candidate) {
   return {candidate.dtype, candidate.requires_grad,
-          candidate.placement.expert_size,
-          candidate.placement.is_tensor_split};
+          candidate.placement.expert_size, candidate.placement.is_tensor_split};
 }
 
 // A unit that still takes parameters.
