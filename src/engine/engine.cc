@@ -12,7 +12,6 @@
 #include "comm/group_impl.h"
 #include "engine/engine_impl.h"
 #include "engine/initialized_modules.h"
-#include "engine/mesh_groups.h"
 #include "engine/optimizer_setup.h"
 #include "fetch/dispatch_interceptor.h"
 #include "nfold/collectives.h"
@@ -65,17 +64,13 @@ std::int64_t bucket_numel(const Config& config,
 
 // From gradients to their mean over ranks in up to three factors: for each
 // rank's gradient, for the sum, and for the optimizer to apply on the fly.
+// num_ranks are those with a batch of their own: ranks of a sequence group have
+// parts of one, and their gradients add up to that of its loss.
 struct GradScales {
   double before = 1;
   double after = 1;
   double in_optimizer = 1;
 };
-
-// Ranks that have a batch of their own. Those of a sequence group have parts of
-// one: their gradients add up to that of its loss.
-int num_batches(const Mesh& mesh) {
-  return state_group(mesh).size() / sequence_parallel_size(mesh);
-}
 
 GradScales scales_of(const Config& config, int num_ranks) {
   if (config.gradient_allreduce_op == GradientReduceOp::kSum) return {};
@@ -99,14 +94,14 @@ GradReducerOptions reducer_options(const Config& config,
   GradReducerOptions options;
   options.bucket_numel = bucket_numel(config, units);
   options.comm_dtype = config.communication_data_type;
-  if (sequence_parallel_size(mesh) > 1) {
+  if (mesh.sequence_parallel_size() > 1) {
     options.comm_dtype = config.seq_parallel_communication_data_type;
   }
   options.overlaps_backward = config.zero_optimization.overlap_comm;
   options.all_reduces = !policy.reduces_to_owner;
   options.reduces_at_boundary = policy.reduces_at_boundary;
   options.allows_unused = config.zero_optimization.ignore_unused_parameters;
-  const auto scales = scales_of(config, num_batches(mesh));
+  const auto scales = scales_of(config, mesh.data_parallel_size());
   options.scale_before = static_cast<float>(scales.before);
   options.scale_after = static_cast<float>(scales.after);
   return options;
@@ -132,7 +127,7 @@ Engine::Impl::Impl(std::shared_ptr<torch::nn::Module> module, Mesh& mesh,
                    const Config& config, EngineOptions options)
     : module_(std::move(module)),
       mesh_(mesh),
-      group_(state_group(mesh)),
+      group_(mesh.state_group()),
       config_(prepared(config)),
       policy_(stage_policy(config_)),
       model_(sharded(module_, mesh, config_)),
@@ -142,11 +137,11 @@ Engine::Impl::Impl(std::shared_ptr<torch::nn::Module> module, Mesh& mesh,
                reducer_options(config_, policy_, model_.trained(), mesh)),
       optimizer_(make_engine_optimizer(model_, config_, options)),
       scaler_(make_loss_scaler(config_)),
-      sum_scale_(scales_of(config_, num_batches(mesh)).in_optimizer) {
+      sum_scale_(scales_of(config_, mesh.data_parallel_size()).in_optimizer) {
   if (config_.managed_gradient_accumulation) {
     accumulation_steps_ =
         config_.train_batch_size || config_.train_micro_batch_size_per_gpu
-            ? resolve_batch(config_, num_batches(mesh))
+            ? resolve_batch(config_, mesh.data_parallel_size())
                   .gradient_accumulation_steps
             : config_.gradient_accumulation_steps.value_or(1);
   }
@@ -479,7 +474,7 @@ void Engine::Impl::finish_report(StepReport& report) {
 
 CommCounts Engine::Impl::comm_counts() const {
   CommCounts sum{};
-  for (const auto* group : groups_of(mesh_)) {
+  for (const auto* group : mesh_.groups()) {
     const auto counts = group->counts();
     for (std::size_t i = 0; i < sum.size(); ++i) {
       sum[i].calls += counts[i].calls;

@@ -61,7 +61,7 @@ class InitScope::Impl {
  public:
   Impl(Mesh& mesh, const Config& config, InitOptions options)
       : mesh_(mesh),
-        group_(state_group(mesh)),
+        group_(mesh.state_group()),
         config_(config),
         options_(std::move(options)),
         scope_(construction_options(options_, group_)) {}

@@ -5,7 +5,6 @@
 #include <list>
 #include <mutex>
 
-#include "engine/mesh_groups.h"
 #include "fetch/dispatch_interceptor.h"
 #include "fetch/fetcher.h"
 
@@ -16,7 +15,7 @@ struct Initialized {
   Initialized(const std::shared_ptr<torch::nn::Module>& owner, Mesh& mesh,
               ShardedModel sharded)
       : module(owner),
-        group(&state_group(mesh)),
+        group(&mesh.state_group()),
         model(std::move(sharded)),
         fetcher(*group, model.all(), FetcherOptions{}, dispatch_interceptor()) {
     fetcher.set_position("before the engine");
@@ -82,7 +81,7 @@ std::optional<ShardedModel> take_initialized(
     return std::nullopt;
   }
   auto& initialized = **found;
-  TORCH_CHECK_VALUE(initialized.group == &state_group(mesh), "[rank ",
+  TORCH_CHECK_VALUE(initialized.group == &mesh.state_group(), "[rank ",
                     mesh.rank(),
                     "] nfold::init sharded the module over the group ",
                     initialized.group->name(),

@@ -2,36 +2,14 @@
 
 namespace nfold {
 
-Group& state_group(const Mesh& mesh) {
-  auto* group = mesh.find("sequence_data");
-  return group ? *group : mesh.data_parallel();
-}
-
-int sequence_parallel_size(const Mesh& mesh) {
-  const auto* group = mesh.find("sequence_parallel");
-  return group ? group->size() : 1;
-}
-
-std::vector<Group*> groups_of(const Mesh& mesh) {
-  std::vector<Group*> groups;
-  for (const auto* name :
-       {"data_parallel", "mics_shard", "mics_replica", "secondary_shard",
-        "mics_inter_node", "mics_intra_node"}) {
-    if (auto* group = mesh.find(name)) groups.push_back(group);
-  }
-  return groups;
-}
-
 UnitGroups groups_on(const Mesh& mesh, const Placement& placement) {
   UnitGroups groups;
   if (placement.expert_size > 1) {
-    groups.holders =
-        &mesh.group("expert_data_" + std::to_string(placement.expert_size));
+    groups.holders = &mesh.expert_data(placement.expert_size);
     groups.shard = groups.holders;
-    groups.experts =
-        &mesh.group("expert_" + std::to_string(placement.expert_size));
+    groups.experts = &mesh.expert(placement.expert_size);
   } else {
-    groups.holders = &state_group(mesh);
+    groups.holders = &mesh.state_group();
     groups.shard = &mesh.shard_group();
     groups.replica = mesh.replica_group();
     groups.secondary = mesh.secondary_shard();
@@ -39,7 +17,7 @@ UnitGroups groups_on(const Mesh& mesh, const Placement& placement) {
     groups.intra_node = mesh.mics_intra_node();
   }
   if (placement.is_tensor_split) {
-    groups.tensor_parts = &mesh.group("tensor_parallel");
+    groups.tensor_parts = &mesh.tensor_parallel();
   } else {
     groups.tensor_replicas = mesh.find("tensor_parallel");
   }

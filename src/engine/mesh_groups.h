@@ -13,11 +13,6 @@ namespace nfold {
 // the placement.
 UnitGroups groups_on(const Mesh& mesh, const Placement& placement);
 
-// The ranks that train the same layers, or the same parts of layers.
-Group& state_group(const Mesh& mesh);
-int sequence_parallel_size(const Mesh& mesh);
-std::vector<Group*> groups_of(const Mesh& mesh);
-
 // The same as a function of the placement; `mesh` must outlive it.
 GroupsOf groups_on(const Mesh& mesh);
 

@@ -6,7 +6,6 @@
 #include <algorithm>
 
 #include "base/log.h"
-#include "engine/mesh_groups.h"
 #include "engine/param_pieces.h"
 #include "nfold/collectives.h"
 #include "param/deferred_storage.h"
@@ -53,7 +52,7 @@ std::vector<ParamOrigin> origins_of(const std::vector<ParamState>& params) {
 
 ShardFiller::ShardFiller(Mesh& mesh, ShardedModel& model,
                          std::vector<ParamOrigin> origins)
-    : group_(state_group(mesh)), model_(model), origins_(std::move(origins)) {
+    : group_(mesh.state_group()), model_(model), origins_(std::move(origins)) {
   std::unordered_map<std::string, ParamAddress> addresses;
   for (std::size_t unit = 0; unit < model_.units().size(); ++unit) {
     const auto& params = model_.units()[unit]->params();

@@ -197,8 +197,9 @@ TEST(Simd, SquareSumsHaveTheSameBitsInEverySet) {
       const std::int64_t offset = random() % 16;
       const at::Tensor x =
           awkward_tensor(numel + offset, kDtypes[e], random, false);
-      const double expected =
-          loops_of(Simd::kBaseline).square[e](at_index(x, offset), numel).value();
+      const double expected = loops_of(Simd::kBaseline)
+                                  .square[e](at_index(x, offset), numel)
+                                  .value();
       for (const Simd simd : supported_simds()) {
         const double actual =
             loops_of(simd).square[e](at_index(x, offset), numel).value();

@@ -88,5 +88,53 @@ TEST(GlobalGradNormTest, LargeGradientsAreSummedInDouble) {
   });
 }
 
+// Two by two ranks: neighbours share out experts or the parts of a layer, and
+// each shards what it has with the rank across.
+TEST(GlobalGradNormTest, OtherPartsCountOnceAndReplicasNotAgain) {
+  run_ranks(4, [](World& world) {
+    std::unique_ptr<Group> neighbours;
+    std::unique_ptr<Group> across;
+    for (const auto& ranks : {std::vector<int>{0, 1}, {2, 3}}) {
+      auto made = world.new_group("neighbours", ranks);
+      if (made) neighbours = std::move(made);
+    }
+    for (const auto& ranks : {std::vector<int>{0, 2}, {1, 3}}) {
+      auto made = world.new_group("across", ranks);
+      if (made) across = std::move(made);
+    }
+    const auto unit_with = [&](Group& shard, const UnitGroups& others,
+                               double value) {
+      ShardedUnitOptions options;
+      options.name = "unit";
+      options.groups = others;
+      options.groups.holders = options.groups.shard = &shard;
+      options.rank = shard.rank();
+      options.num_shards = shard.size();
+      auto unit = std::make_unique<ShardedUnit>(
+          std::vector<ParamState>{
+              {"p", {"p"}, {torch::zeros({64}).set_requires_grad(true)}}},
+          options);
+      unit->accumulate_grad(torch::full({64}, value), 1);
+      return unit;
+    };
+    const auto even = world.rank() % 2 == 0;
+    const auto dense = unit_with(world.group(), {}, 1);  // 64
+    const auto expert =
+        unit_with(*across, {.experts = neighbours.get()}, even ? 2 : 3);  // 832
+    const auto split = unit_with(*across, {.tensor_parts = neighbours.get()},
+                                 even ? 4 : 0.5);  // 1040
+    const auto same =
+        unit_with(*across, {.tensor_replicas = neighbours.get()}, 5);  // 1600
+    EXPECT_EQ(global_grad_norm({dense.get()}), 8);
+    EXPECT_DOUBLE_EQ(global_grad_norm({expert.get()}), std::sqrt(832.0));
+    EXPECT_DOUBLE_EQ(global_grad_norm({split.get()}), std::sqrt(1040.0));
+    EXPECT_DOUBLE_EQ(
+        global_grad_norm({dense.get(), expert.get(), split.get(), same.get()}),
+        std::sqrt(64.0 + 832 + 1040 + 1600));
+    if (world.rank() == 3) expert->accumulate_grad(torch::full({64}, NAN), 1);
+    EXPECT_FALSE(std::isfinite(global_grad_norm({dense.get(), expert.get()})));
+  });
+}
+
 }  // namespace
 }  // namespace nfold

@@ -90,5 +90,53 @@ TEST(ParamStateTest, EmptyParametersAreNeverTied) {
   EXPECT_EQ(collect_params(module).size(), 2);
 }
 
+// Says what it is told of everything below.
+struct Placed : torch::nn::Module, PlacedModule {
+  explicit Placed(Placement placement) : placement(placement) {}
+  Placement placement_of(const std::string& param) const override {
+    asked.push_back(param);
+    return placement;
+  }
+  Placement placement;
+  mutable std::vector<std::string> asked;
+};
+
+TEST(ParamStateTest, PlacementsOfTheModulesAboveAddUp) {
+  auto root = std::make_shared<torch::nn::Module>("root");
+  auto experts = std::make_shared<Placed>(Placement{.expert_size = 4});
+  auto split = std::make_shared<Placed>(Placement{.is_tensor_split = true});
+  root->register_parameter("gate", torch::ones({2}));
+  root->register_module("experts", experts);
+  experts->register_parameter("scale", torch::ones({2}));
+  experts->register_module("3", split);
+  split->register_parameter("weight", torch::ones({2}));
+  split->register_module("norm",
+                         torch::nn::LayerNorm(std::vector<int64_t>{2}).ptr());
+  std::map<std::string, Placement> found;
+  for (const auto& param : collect_params(*root)) {
+    found[param.name] = param.placement;
+  }
+  const Placement both{.expert_size = 4, .is_tensor_split = true};
+  EXPECT_EQ(found["gate"], Placement());
+  EXPECT_EQ(found["experts.scale"], (Placement{.expert_size = 4}));
+  EXPECT_EQ(found["experts.3.weight"], both);
+  EXPECT_EQ(found["experts.3.norm.bias"], both);
+  EXPECT_THAT(experts->asked, ::testing::Contains("3.norm.weight"));
+  EXPECT_THAT(split->asked, ::testing::Contains("norm.weight"));
+}
+
+TEST(ParamStateTest, TiesAcrossPlacementsAreAnError) {
+  auto root = std::make_shared<torch::nn::Module>("root");
+  auto experts = std::make_shared<Placed>(Placement{.expert_size = 2});
+  const auto weight = torch::ones({4});
+  root->register_parameter("head", weight);
+  root->register_module("experts", experts);
+  experts->register_parameter("weight", weight);
+  const auto text = error_of(*root);
+  EXPECT_THAT(text, HasSubstr("head"));
+  EXPECT_THAT(text, HasSubstr("experts.weight"));
+  EXPECT_THAT(text, HasSubstr("placement_of"));
+}
+
 }  // namespace
 }  // namespace nfold

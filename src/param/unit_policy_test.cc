@@ -65,6 +65,16 @@ TEST(UnitPolicyTest, DtypeAndRequiresGradSeparateUnits) {
   EXPECT_EQ(plans[1].name, "h.0 (frozen)");
 }
 
+TEST(UnitPolicyTest, PlacementSeparatesUnits) {
+  const auto plans =
+      plan_units({{"h.0.gate", 90000, kFloat, true, {}},
+                  {"h.0.experts.2.w", 90000, kFloat, true, {.expert_size = 2}},
+                  {"h.0.fc", 90000, kFloat, true, {.is_tensor_split = true}},
+                  {"h.0.experts.2.v", 90000, kFloat, true, {.expert_size = 2}},
+                  {"h.0.bias", 10, kFloat, true, {}}});
+  EXPECT_EQ(members(plans), (Members{{0, 4}, {1, 3}, {2}}));
+}
+
 TEST(UnitPolicyTest, BoundsShrinkWithTheModel) {
   EXPECT_EQ(unit_policy_options(1 << 30).max_rest_numel, 1 << 24);
   EXPECT_EQ(unit_policy_options(1 << 30).min_element_numel, 1 << 16);
