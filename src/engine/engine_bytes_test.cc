@@ -69,9 +69,9 @@ std::int64_t sharded_bytes(const Traffic& traffic, int num_ranks,
   return traffic.numel / num_ranks * (num_ranks - 1) * item_bytes;
 }
 
-// Of the gradient norm: one fp64 sum for each unit.
+// Of the gradient norm: one sum of two fp64 for each unit.
 std::int64_t norm_bytes(const Traffic& traffic, int num_ranks) {
-  return traffic.num_units * (num_ranks - 1) * 8;
+  return traffic.num_units * (num_ranks - 1) * 16;
 }
 
 // Every backward agrees on late gradients with one byte for each bucket,
