@@ -14,9 +14,9 @@
 #include "engine/initialized_modules.h"
 #include "engine/optimizer_setup.h"
 #include "fetch/dispatch_interceptor.h"
+#include "nfold/clip.h"
 #include "nfold/collectives.h"
 #include "nfold/host_memory.h"
-#include "optim/clip.h"
 #include "optim/grad_norm.h"
 #include "param/deferred_construction.h"
 

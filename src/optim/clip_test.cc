@@ -1,4 +1,4 @@
-#include "optim/clip.h"
+#include "nfold/clip.h"
 
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
@@ -50,7 +50,7 @@ TEST(ClipGradNorm, ScalesGradientsInPlaceAndReturnsTheirNorm) {
 TEST(ClipGradNorm, MaximumNorm) {
   const auto a = param_with_grad({3, -4});
   const auto b = param_with_grad({12});
-  EXPECT_EQ(clip_grad_norm({a, b}, 6, kInfinity), 12);
+  EXPECT_EQ(clip_grad_norm({a, b}, 6, {.p = kInfinity}), 12);
   expect_values(a.grad(), {1.5, -2});
   expect_values(b.grad(), {6});
 }
@@ -58,11 +58,11 @@ TEST(ClipGradNorm, MaximumNorm) {
 TEST(ClipGradNorm, OtherPowersAreTakenAsAsked) {
   const auto a = param_with_grad({1, -2});
   const auto b = param_with_grad({3});
-  EXPECT_DOUBLE_EQ(clip_grad_norm({a, b}, 3, 1), 6);
+  EXPECT_DOUBLE_EQ(clip_grad_norm({a, b}, 3, {.p = 1}), 6);
   expect_values(a.grad(), {0.5, -1});
   const auto c = param_with_grad({1, -2});
   const auto d = param_with_grad({3});
-  EXPECT_DOUBLE_EQ(clip_grad_norm({c, d}, 100, 3), std::cbrt(36));
+  EXPECT_DOUBLE_EQ(clip_grad_norm({c, d}, 100, {.p = 3}), std::cbrt(36));
   expect_values(d.grad(), {3});
 }
 

@@ -1,4 +1,4 @@
-#include "optim/norm_combine.h"
+#include "nfold/norms.h"
 
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
@@ -27,13 +27,12 @@ TEST(CombineNorms, AnInvalidNormIsNeverTakenForASmallOne) {
   EXPECT_TRUE(is_valid_norm(combine_norms({1, 2})));
 }
 
-TEST(NormOfSquareSums, AddsInTheOrderGiven) {
-  EXPECT_EQ(norm_of_square_sums({9, 16}), 5);
-  // 0x1p53 + 1 + 1 from left to right loses both ones.
-  EXPECT_EQ(norm_of_square_sums({0x1p53, 1, 1}), std::sqrt(0x1p53));
-  EXPECT_EQ(norm_of_square_sums({1, 1, 0x1p53}), std::sqrt(0x1p53 + 2));
-  EXPECT_EQ(norm_of_square_sums({9, std::nan("")}), kInf);
-  EXPECT_EQ(norm_of_square_sums({9, kInf}), kInf);
+TEST(CombineNorms, OtherPowersAndTheMaximum) {
+  EXPECT_DOUBLE_EQ(combine_norms({1, 2, 3}, 1), 6);
+  EXPECT_DOUBLE_EQ(combine_norms({1, 2, 3}, 3), std::cbrt(36));
+  EXPECT_EQ(combine_norms({3, 4}, kInf), 4);
+  EXPECT_EQ(combine_norms({3, kInvalidNorm}, kInf), kInf);
+  EXPECT_THROW(combine_norms({1}, 0), c10::ValueError);
 }
 
 TEST(NormOf, CountsEveryTensorOnce) {
@@ -72,6 +71,26 @@ TEST(NormOf, ReadsStridedAndSixteenBitTensors) {
   const auto strided = at::tensor({3.0F, 9.0F, 4.0F, 9.0F}).view({2, 2});
   EXPECT_EQ(norm_of({strided.select(1, 0)}), 5);
   EXPECT_EQ(norm_of({at::tensor({3.0F, 4.0F}).to(at::kBFloat16)}), 5);
+}
+
+TEST(NormOf, AddsInDoublePrecision) {
+  // In fp32 each of the ones would be lost beside 1e8.
+  std::vector<at::Tensor> tensors{at::tensor({1e4F})};
+  for (int i = 0; i < 64; ++i) tensors.push_back(at::ones({1}));
+  EXPECT_DOUBLE_EQ(norm_of(tensors), std::sqrt(1e8 + 64));
+  EXPECT_DOUBLE_EQ(norm_of({at::cat(tensors)}), std::sqrt(1e8 + 64));
+  EXPECT_DOUBLE_EQ(norm_of(tensors, 3), std::cbrt(1e12 + 64));
+}
+
+TEST(MaskNanOrInf, ReplacesInPlace) {
+  const auto nan = std::nanf("");
+  const auto inf = static_cast<float>(kInf);
+  const auto tensor = at::tensor({1.0F, inf, nan, -inf});
+  const auto copy = tensor.clone();
+  mask_nan_or_inf(tensor);
+  EXPECT_TRUE(at::equal(tensor, at::tensor({1.0F, -1.0F, -1.0F, -1.0F})));
+  mask_nan_or_inf(copy, 7);
+  EXPECT_TRUE(at::equal(copy, at::tensor({1.0F, 7.0F, 7.0F, 7.0F})));
 }
 
 TEST(NormOf, RejectsAPowerThatIsNone) {
