@@ -1,4 +1,4 @@
-#include "layout/partition.h"
+#include "nfold/partition.h"
 
 #include <algorithm>
 #include <cmath>
@@ -82,6 +82,35 @@ std::vector<std::int64_t> partition_balanced(c10::ArrayRef<double> weights,
     bounds[j - 1] = best[j][bounds[j]].last_cut;
   }
   return bounds;
+}
+
+std::int64_t padding_numel(std::int64_t numel, std::int64_t alignment) {
+  TORCH_CHECK_VALUE(numel >= 0 && alignment >= 1,
+                    "padding_numel: expected 0 elements or more and an "
+                    "alignment of at least 1, found ",
+                    numel, " and ", alignment);
+  return (alignment - numel % alignment) % alignment;
+}
+
+std::vector<GatherPiece> plan_gather_pieces(std::int64_t part_numel,
+                                            std::int64_t num_ranks,
+                                            std::int64_t bucket_numel,
+                                            std::int64_t alignment) {
+  TORCH_CHECK_VALUE(
+      part_numel >= 0 && num_ranks >= 1 && bucket_numel >= 1 && alignment >= 1,
+      "plan_gather_pieces: expected 0 elements or more, and at least 1 rank, "
+      "bucket "
+      "element and alignment, found ",
+      part_numel, ", ", num_ranks, ", ", bucket_numel, " and ", alignment);
+  const auto num_pieces =
+      std::max<std::int64_t>(1, part_numel * num_ranks / bucket_numel);
+  auto size = part_numel / num_pieces;
+  size -= size % alignment;
+  std::vector<GatherPiece> pieces;
+  for (std::int64_t i = 0; i < num_pieces; ++i)
+    pieces.push_back({i * size, size});
+  pieces.back().numel = part_numel - pieces.back().begin;
+  return pieces;
 }
 
 }  // namespace nfold

@@ -1,4 +1,4 @@
-#include "layout/partition.h"
+#include "nfold/partition.h"
 
 #include <gtest/gtest.h>
 
@@ -127,6 +127,37 @@ TEST(PartitionBalancedInput, RefusesNoPartsAndWeightsThatAreNotFinite) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   EXPECT_THROW(partition_balanced(Weights{1, nan, 3}, 2), c10::ValueError);
   EXPECT_EQ(partition_balanced(Weights{}, 2), (Bounds{0, 0, 0}));
+}
+
+TEST(PrefixSum, IncludesEachValueAndLeavesItsInputAlone) {
+  const std::vector<int> counts{3, 4, 5};
+  EXPECT_EQ(prefix_sum_inc(counts), (std::vector<int>{3, 7, 12}));
+  EXPECT_EQ(counts, (std::vector<int>{3, 4, 5}));
+  EXPECT_EQ(prefix_sum_inc(std::vector<int>{}), std::vector<int>{});
+  EXPECT_EQ(prefix_sum_inc<double>({1, -1, 2.5}), (Weights{1, 0, 2.5}));
+}
+
+TEST(PaddingNumel, CompletesAMultipleOfTheAlignment) {
+  EXPECT_EQ(padding_numel(7, 4), 1);
+  EXPECT_EQ(padding_numel(8, 4), 0);
+  EXPECT_EQ(padding_numel(0, 4), 0);
+  EXPECT_EQ(padding_numel(13, std::lcm(4, 6)), 11);
+  EXPECT_THROW(padding_numel(7, 0), c10::ValueError);
+  EXPECT_THROW(padding_numel(-1, 4), c10::ValueError);
+}
+
+TEST(GatherPieces, AreEqualAndAlignedAndTheLastTakesTheRest) {
+  using Pieces = std::vector<GatherPiece>;
+  EXPECT_EQ(plan_gather_pieces(100, 4, 100, 8),
+            (Pieces{{0, 24}, {24, 24}, {48, 24}, {72, 28}}));
+  EXPECT_EQ(plan_gather_pieces(101, 2, 64, 8),
+            (Pieces{{0, 32}, {32, 32}, {64, 37}}));
+  EXPECT_EQ(plan_gather_pieces(10, 2, 1000, 8), (Pieces{{0, 10}}));
+  EXPECT_EQ(plan_gather_pieces(7, 2, 4, 2), (Pieces{{0, 2}, {2, 2}, {4, 3}}));
+  // Shorter than its alignment.
+  EXPECT_EQ(plan_gather_pieces(7, 2, 4, 8), (Pieces{{0, 0}, {0, 0}, {0, 7}}));
+  EXPECT_EQ(plan_gather_pieces(0, 2, 4, 2), (Pieces{{0, 0}}));
+  EXPECT_THROW(plan_gather_pieces(7, 2, 0, 2), c10::ValueError);
 }
 
 }  // namespace
