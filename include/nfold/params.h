@@ -58,6 +58,12 @@ void safe_set_local_optimizer_state(Engine& engine, const at::Tensor& param,
                                     const at::Tensor& value,
                                     const std::string& state);
 
+// Those of the tensors that are sharded parameters without memory now: stage 3
+// has released them, or never gathered them. Others, and tensors that are not
+// sharded, are not among them. Not collective.
+std::vector<at::Tensor> get_inactive_params(
+    const std::vector<at::Tensor>& params);
+
 // For gradients that did not come through Engine::backward: sums the `grad` of
 // each parameter over the ranks and gives every rank the local elements of the
 // sum. Takes the gradients away (`grad` is undefined afterwards).

@@ -40,6 +40,11 @@ struct StepReport {
   CommCounts comm{};    // of this rank, since the previous step
 };
 
+// The report as lines of text: each owner with its bytes and its part of the
+// process's peak, and what of that peak has no owner here (activations,
+// libraries, memory that is kept for later).
+std::string memory_table(const MemoryReport& report);
+
 // Writes the ranges that this process recorded since an engine with
 // wall_clock_breakdown was made, as a Chrome trace that Perfetto opens. One
 // file per rank; without recorded ranges the trace is empty. Raises IoError.

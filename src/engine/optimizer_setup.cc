@@ -5,6 +5,9 @@
 #include <limits>
 #include <optional>
 
+#include "engine/stage_policy.h"
+#include "nfold/dummy_optim.h"
+
 namespace nfold {
 namespace {
 
@@ -56,6 +59,23 @@ std::vector<ParamGroup> groups_or_default(const ShardedModel& model,
   return {all};
 }
 
+// As DeepSpeed has it: where parameters are not sharded, an optimizer that does
+// nothing is taken for a mistake.
+OptimizerFactory checked_factory(const OptimizerFactory& factory,
+                                 const Config& config) {
+  return [&factory, &config](auto groups) {
+    auto optimizer = factory(std::move(groups));
+    TORCH_CHECK_VALUE(
+        stage_policy(config).shards_params ||
+            dynamic_cast<const DummyOptim*>(optimizer.get()) == nullptr,
+        "zero_optimization.stage ", config.zero_optimization.stage,
+        ": expected an optimizer that updates but the factory made a "
+        "DummyOptim, which is for stage 3; leave optimizer_factory and "
+        "\"optimizer\" out to run without one");
+    return optimizer;
+  };
+}
+
 }  // namespace
 
 std::unique_ptr<ShardedOptimizer> make_engine_optimizer(
@@ -86,9 +106,10 @@ std::unique_ptr<ShardedOptimizer> make_engine_optimizer(
              is_users ? kUnset : config.optimizer->params.weight_decay),
          std::nullopt});
   }
-  return is_users
-             ? make_torch_optimizer(options.optimizer_factory, std::move(input))
-             : make_sharded_optimizer(*config.optimizer, std::move(input));
+  return is_users ? make_torch_optimizer(
+                        checked_factory(options.optimizer_factory, config),
+                        std::move(input))
+                  : make_sharded_optimizer(*config.optimizer, std::move(input));
 }
 
 }  // namespace nfold
