@@ -33,6 +33,8 @@ namespace nfold {
 enum class Launcher { kNone, kTorchrun, kOpenMpi, kMpich, kSlurm };
 const char* name_of(Launcher launcher);
 
+// The environment variables NFOLD_TIMEOUT and NFOLD_RENDEZVOUS_TIMEOUT, in
+// seconds, override them in World::from_environment.
 struct WorldOptions {
   // How long a collective may wait for the other ranks.
   std::chrono::milliseconds timeout = std::chrono::minutes(10);

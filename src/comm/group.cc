@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 #include <thread>
 
+#include "comm/bounded_call.h"
 #include "comm/group_impl.h"
 #include "comm/pending.h"
 #include "nfold/errors.h"
@@ -17,6 +19,8 @@ constexpr char kFailureKey[] = "first_failure";
 // that failed first may still be writing.
 constexpr std::chrono::milliseconds kAftermathLimit{500};
 constexpr std::chrono::milliseconds kAftermathPoll{10};
+// The store may be on a host that has vanished.
+constexpr std::chrono::milliseconds kStoreLimit{2000};
 constexpr std::size_t kAlignment = 64;
 
 std::byte* aligned(std::vector<std::byte>& memory, std::size_t num_bytes) {
@@ -37,6 +41,25 @@ void check_spec(const GroupSpec& spec, bool has_backend) {
   TORCH_CHECK_VALUE(spec.timeout.count() > 0, "group '", spec.name,
                     "': expected a time-out above zero but found ",
                     spec.timeout.count(), " ms");
+  TORCH_CHECK_VALUE(spec.host_names.empty() ||
+                        spec.host_names.size() == spec.global_ranks.size(),
+                    "group '", spec.name, "': ", spec.host_names.size(),
+                    " host names for ", size,
+                    " ranks; expected one each, or none");
+}
+
+// Leaves the text in the store, or returns that which the first rank to fail
+// has left there.
+std::string first_failure(c10d::Store& store, const std::string& own_text,
+                          bool is_aftermath) {
+  const auto limit = std::chrono::steady_clock::now() + kAftermathLimit;
+  while (is_aftermath && !store.check({kFailureKey}) &&
+         std::chrono::steady_clock::now() < limit) {
+    std::this_thread::sleep_for(kAftermathPoll);
+  }
+  const std::vector<std::uint8_t> own(own_text.begin(), own_text.end());
+  const auto stored = store.compareSet(kFailureKey, {}, own);
+  return {stored.begin(), stored.end()};
 }
 
 }  // namespace
@@ -90,6 +113,7 @@ GroupImpl::GroupImpl(GroupSpec spec, c10::intrusive_ptr<c10d::Backend> backend)
     link_.peers.push_back((rank() + i) % size());
   }
   link_.global_ranks = spec_.global_ranks;
+  link_.host_names = spec_.host_names;
   link_.timeout = spec_.timeout;
   worker_ = std::make_unique<GroupWorker>(spec_.name);
 }
@@ -186,21 +210,17 @@ void GroupImpl::fail(Job& job, std::string text) {
 std::string GroupImpl::exchange_failure(const std::string& text,
                                         bool is_aftermath) {
   if (!spec_.store) return text;
+  std::optional<std::string> first;
   try {
-    const auto limit = std::chrono::steady_clock::now() + kAftermathLimit;
-    while (is_aftermath && !spec_.store->check({kFailureKey}) &&
-           std::chrono::steady_clock::now() < limit) {
-      std::this_thread::sleep_for(kAftermathPoll);
-    }
-    const std::vector<std::uint8_t> own(text.begin(), text.end());
-    const auto stored = spec_.store->compareSet(kFailureKey, {}, own);
-    if (stored.empty() || stored == own) return text;
-    return text + "\nThe first rank of the group to fail says: " +
-           std::string(stored.begin(), stored.end());
+    first =
+        answer_within(kStoreLimit, [store = spec_.store, text, is_aftermath] {
+          return first_failure(*store, text, is_aftermath);
+        });
   } catch (const std::exception&) {
     // The store may have died with its rank; the failure itself is known.
-    return text;
   }
+  if (!first || first->empty() || *first == text) return text;
+  return text + "\nThe first rank of the group to fail says: " + *first;
 }
 
 std::byte* GroupImpl::staging(std::size_t num_bytes) {

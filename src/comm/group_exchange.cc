@@ -144,24 +144,31 @@ void GroupExchange::raise_lost(int peer, const std::string& transport_text) {
   if (Clock::now() >= deadline_) {
     throw PeerError(
         PeerError::Kind::kTimeout,
-        fmt::format("rank {} entered it but its data did not move within {}. "
+        fmt::format("{} entered it but its data did not move within {}. "
                     "It may be stopped, or much slower than the others",
-                    global_rank(peer), seconds_of(link_.timeout)));
+                    describe_ranks({peer}), seconds_of(link_.timeout)));
   }
   // The peer may only have followed one that died before it, to which the
   // connection is gone too: name them all.
-  std::vector<int> lost{global_rank(peer)};
+  std::vector<int> lost{peer};
   for (const int other : link_.peers) {
-    if (other != peer && is_closed(other)) lost.push_back(global_rank(other));
+    if (other != peer && is_closed(other)) lost.push_back(other);
   }
-  std::sort(lost.begin(), lost.end());
-  throw PeerError(
-      PeerError::Kind::kClosed,
-      fmt::format(
-          "lost the {} {}: a process probably died or left after an "
-          "error; look at its output first (transport: {})",
-          lost.size() == 1 ? "connection to rank" : "connections to ranks",
-          fmt::join(lost, ", "), transport_text));
+  std::string text = fmt::format(
+      "lost the {} to {}: a process probably died or left after an "
+      "error; look at its output first (transport: {})",
+      lost.size() == 1 ? "connection" : "connections", describe_ranks(lost),
+      transport_text);
+  // A host that vanished closes nothing: the first rank to run out of
+  // patience does.
+  std::vector<int> silent = absent_peers(0);
+  std::erase_if(silent, [&](int other) {
+    return std::find(lost.begin(), lost.end(), other) != lost.end();
+  });
+  if (!link_.host_names.empty() && !silent.empty()) {
+    text += fmt::format(". Not heard from by then: {}", describe_ranks(silent));
+  }
+  throw PeerError(PeerError::Kind::kClosed, text);
 }
 
 bool GroupExchange::is_closed(int peer) const {
@@ -177,26 +184,31 @@ bool GroupExchange::is_closed(int peer) const {
   return false;
 }
 
+std::vector<int> GroupExchange::absent_peers(std::size_t first) {
+  std::vector<int> absent;
+  for (std::size_t i = first; i < call_receives_.size(); ++i) {
+    Message& message = call_receives_[i];
+    if (!message.work) continue;
+    try {
+      message.work->wait(std::chrono::milliseconds(1));
+    } catch (const std::exception&) {
+      absent.push_back(message.peer);
+    }
+  }
+  return absent;
+}
+
 void GroupExchange::raise_missing(std::size_t first_missing) {
   // After a time-out the backend closes all connections; calls that had
   // arrived before can still be taken.
-  std::vector<int> missing;
-  for (std::size_t i = first_missing; i < call_receives_.size(); ++i) {
-    try {
-      if (i == first_missing) throw std::runtime_error("missing");
-      call_receives_[i].work->wait(std::chrono::milliseconds(1));
-    } catch (const std::exception&) {
-      missing.push_back(global_rank(call_receives_[i].peer));
-    }
-  }
-  std::sort(missing.begin(), missing.end());
+  std::vector<int> missing = absent_peers(first_missing + 1);
+  missing.push_back(call_receives_[first_missing].peer);
   throw PeerError(
       PeerError::Kind::kTimeout,
-      fmt::format("{} {} did not enter it within {}. It may have taken "
+      fmt::format("{} did not enter it within {}. It may have taken "
                   "another branch, run fewer steps, failed, or be much slower "
                   "than the others; look at its output first",
-                  missing.size() == 1 ? "rank" : "ranks",
-                  fmt::join(missing, ", "), seconds_of(link_.timeout)));
+                  describe_ranks(missing), seconds_of(link_.timeout)));
 }
 
 void GroupExchange::raise_diverged(std::size_t peer_index) {
@@ -232,6 +244,23 @@ void GroupExchange::raise_diverged(std::size_t peer_index) {
 
 int GroupExchange::global_rank(int peer) const {
   return link_.global_ranks[static_cast<std::size_t>(peer)];
+}
+
+std::string GroupExchange::describe_ranks(std::vector<int> peers) const {
+  std::sort(peers.begin(), peers.end(),
+            [this](int a, int b) { return global_rank(a) < global_rank(b); });
+  const auto host_of = [this](int peer) {
+    return link_.host_names[static_cast<std::size_t>(peer)];
+  };
+  std::string text = peers.size() == 1 ? "rank " : "ranks ";
+  for (std::size_t i = 0; i < peers.size(); ++i) {
+    text += fmt::format("{}{}", i == 0 ? "" : ", ", global_rank(peers[i]));
+    if (link_.host_names.empty()) continue;
+    const bool is_last_of_host =
+        i + 1 == peers.size() || host_of(peers[i]) != host_of(peers[i + 1]);
+    if (is_last_of_host) text += fmt::format(" (host {})", host_of(peers[i]));
+  }
+  return text;
 }
 
 }  // namespace nfold

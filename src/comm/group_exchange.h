@@ -47,6 +47,8 @@ struct GroupLink {
   int rank = 0;
   std::vector<int> peers;
   std::vector<int> global_ranks;
+  // Of each group rank, or empty if all are on one host.
+  std::vector<std::string> host_names;
   std::chrono::milliseconds timeout{0};
 };
 
@@ -95,7 +97,12 @@ class GroupExchange {
   [[noreturn]] void raise_missing(std::size_t first_missing);
   [[noreturn]] void raise_diverged(std::size_t peer_index);
   bool is_closed(int peer) const;
+  // Of the peers from that index on, those whose call has not arrived. After
+  // it the connections may be closed.
+  std::vector<int> absent_peers(std::size_t first);
   int global_rank(int peer) const;
+  // "rank 3", or "ranks 2, 3 (host beta)" where there are several hosts.
+  std::string describe_ranks(std::vector<int> peers) const;
 
   const GroupLink& link_;
   const CollectiveCall call_;

@@ -18,7 +18,8 @@
 // collective raises the same text. Where the group has a store the first rank
 // to fail leaves its text there, and ranks that lose a connection in the
 // aftermath quote it: the process that died is named by all, not only by
-// those that happened to talk to it.
+// those that happened to talk to it. The store may be unreachable by then, so
+// that exchange is given little time.
 #pragma once
 
 #include <c10/util/intrusive_ptr.h>
@@ -50,6 +51,8 @@ struct GroupSpec {
   std::vector<int> global_ranks;
   // This rank's position in the group.
   int rank = 0;
+  // The host of each position, for errors. Empty if all are on one.
+  std::vector<std::string> host_names{};
   // How long a collective may take, waiting for late ranks included.
   std::chrono::milliseconds timeout = std::chrono::minutes(10);
   // Where the first failing rank leaves its text; a name space that only
@@ -114,7 +117,7 @@ class GroupImpl {
   // "[rank 1] group 'world': all_reduce #3 of 8 float32 (step 12) failed: ".
   std::string failure_text(const Job& job, const std::string& reason) const;
   void fail(Job& job, std::string text);
-  // Leaves the text in the store, or returns that of the first rank to fail.
+  // Leaves the text in the store, or adds that of the first rank to fail.
   // `is_aftermath`: this rank's failure may follow from another's.
   std::string exchange_failure(const std::string& text, bool is_aftermath);
 

@@ -7,7 +7,9 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <latch>
+#include <string>
 #include <thread>
 
 #include "comm/group_impl.h"
@@ -251,6 +253,40 @@ TEST(Group, SpecIsChecked) {
 TEST(Group, ABrokenPipeDoesNotEndTheProcess) {
   run_ranks(2, [](World& world) { barrier(world.group()).wait(); });
   EXPECT_EQ(::raise(SIGPIPE), 0);  // ends the process where it is not ignored
+}
+
+// Ranks 0 and 1 on one made-up host, rank 2 on another.
+const ProcessBody kMeetsOnTwoHosts("MeetsOnTwoHosts", [] {
+  const bool is_last = std::string(std::getenv("RANK")) == "2";
+  ::setenv("NFOLD_HOST", is_last ? "beta" : "alpha", 1);
+  auto world = World::from_environment();
+  barrier(world.group()).wait();
+  std::printf("under way\n");
+  std::fflush(stdout);
+  for (;;) barrier(world.group()).wait();
+});
+
+TEST(Group, ErrorsNameTheHostOfARankThatDied) {
+  ProcessWorld ranks("MeetsOnTwoHosts", 3);
+  for (int rank = 0; rank < 3; ++rank) ranks.wait_for_output(rank, "under way");
+  ranks.kill(2);
+  const auto results = ranks.wait();
+  for (const std::size_t rank : {0, 1}) {
+    EXPECT_EQ(results[rank].exit_code, 1);
+    EXPECT_THAT(results[rank].output, ContainsRegex("2 \\(host beta\\)"));
+  }
+}
+
+TEST(Group, ErrorsNameTheHostOfARankThatDoesNotMove) {
+  ProcessWorld ranks("MeetsOnTwoHosts", 3,
+                     {.environment = {{"NFOLD_TIMEOUT", "1"}}});
+  for (int rank = 0; rank < 3; ++rank) ranks.wait_for_output(rank, "under way");
+  ranks.kill(2, SIGSTOP);
+  ranks.wait_for_output(0, "2 (host beta)");
+  ranks.wait_for_output(1, "2 (host beta)");
+  ranks.kill(2);
+  const auto results = ranks.wait();
+  for (const std::size_t rank : {0, 1}) EXPECT_EQ(results[rank].exit_code, 1);
 }
 
 // Large reduce-scatters until something fails; the time-out is far away.

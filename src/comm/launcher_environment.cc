@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <charconv>
 #include <climits>
+#include <cmath>
 #include <cstdint>
 #include <initializer_list>
 #include <utility>
@@ -365,6 +366,28 @@ LauncherEnvironment read_launcher_environment(const EnvironmentMap& variables) {
   }
   env.raise_problems(job.launcher);
   return job;
+}
+
+WorldOptions with_time_outs_of(const EnvironmentMap& variables,
+                               WorldOptions options) {
+  const auto replace = [&](Name name, std::chrono::milliseconds& time) {
+    const auto found = variables.find(name);
+    if (found == variables.end() || found->second.empty()) return;
+    const std::string& text = found->second;
+    double seconds = 0;
+    const auto [end, error] =
+        std::from_chars(text.data(), text.data() + text.size(), seconds);
+    // A year, far below what overflows.
+    constexpr double kMost = 365.0 * 24 * 3600;
+    TORCH_CHECK_VALUE(
+        error == std::errc() && end == text.data() + text.size() &&
+            seconds >= 0.001 && seconds <= kMost,
+        name, "=", text, ": expected a number of seconds above zero");
+    time = std::chrono::milliseconds(std::llround(seconds * 1000));
+  };
+  replace("NFOLD_TIMEOUT", options.timeout);
+  replace("NFOLD_RENDEZVOUS_TIMEOUT", options.rendezvous_timeout);
+  return options;
 }
 
 std::string first_host_of(std::string_view node_list) {

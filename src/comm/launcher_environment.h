@@ -49,6 +49,12 @@ struct LauncherEnvironment {
 // number, out of range, or in contradiction to another.
 LauncherEnvironment read_launcher_environment(const EnvironmentMap& variables);
 
+// The options with NFOLD_TIMEOUT and NFOLD_RENDEZVOUS_TIMEOUT, in seconds, in
+// place of what the program chose. Raises c10::ValueError for anything but a
+// number above zero.
+WorldOptions with_time_outs_of(const EnvironmentMap& variables,
+                               WorldOptions options);
+
 // "node[03-05,9],other" -> "node03": the first host of a Slurm node list.
 // Raises c10::ValueError for an empty list or an unclosed bracket.
 std::string first_host_of(std::string_view node_list);

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <exception>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <utility>
@@ -19,6 +20,8 @@ namespace nfold {
 namespace {
 
 constexpr char kWorldGroup[] = "world";
+// The user's choice of a network, under the name that torch has for it.
+constexpr char kInterfaceVariable[] = "GLOO_SOCKET_IFNAME";
 // How long rank 0 goes on serving the store for ranks that still make groups.
 constexpr std::chrono::milliseconds kGoodbyeLimit = std::chrono::seconds(2);
 
@@ -56,7 +59,7 @@ struct World::Impl {
     // waiting for them would only delay the message.
     if (std::uncaught_exceptions() > 0) return;
     if (owns_store && job.size > 1) {
-      say_goodbye(*store, job.rank, job.size, kGoodbyeLimit);
+      say_goodbye(store, job.rank, job.size, kGoodbyeLimit);
     }
   }
 
@@ -67,8 +70,11 @@ struct World::Impl {
   void join();
   std::unique_ptr<Group> make_group_of(const std::string& name,
                                        const std::vector<int>& ranks);
-  // A network interface that reaches every rank of the group, or empty for
-  // the backend's own choice.
+  bool is_one_host(const std::vector<int>& ranks) const;
+  // Of each of the ranks; empty if all are on one host.
+  std::vector<std::string> host_names_of(const std::vector<int>& ranks) const;
+  // A network interface or address of this host that every rank of the group
+  // reaches, or empty for the backend's own choice.
   std::string interface_hint(const std::vector<int>& ranks) const;
 
   LauncherEnvironment job;
@@ -77,7 +83,7 @@ struct World::Impl {
   bool owns_store = false;
   int local_rank = 0;
   int local_size = 1;
-  std::vector<std::string> hosts;
+  std::vector<RankHost> hosts;
   std::unique_ptr<Group> group;
   // Groups made so far. Equal on all ranks, since all make them in the same
   // order; keeps the keys of groups with the same name apart.
@@ -89,17 +95,22 @@ void World::Impl::join() {
       job.master_addr.empty()
           ? std::string("the caller's store")
           : fmt::format("{}:{}", job.master_addr, job.master_port);
-  hosts = meet(*store, {job.rank, job.size, host_identity(), address}, options);
+  hosts =
+      meet(*store, {job.rank, job.size, host_identity(), address, host_name()},
+           options);
   const auto self = hosts.begin() + job.rank;
+  const auto is_here = [&](const RankHost& other) {
+    return other.identity == self->identity;
+  };
   // The launcher's word counts, as programs choose their device by it; but
   // it knows nothing of hosts that a test makes up.
   if (job.local_rank && job.local_size && !has_host_override()) {
     local_rank = *job.local_rank;
     local_size = *job.local_size;
   } else {
-    local_rank = static_cast<int>(std::count(hosts.begin(), self, *self));
+    local_rank = static_cast<int>(std::count_if(hosts.begin(), self, is_here));
     local_size =
-        static_cast<int>(std::count(hosts.begin(), hosts.end(), *self));
+        static_cast<int>(std::count_if(hosts.begin(), hosts.end(), is_here));
   }
   std::vector<int> ranks(static_cast<std::size_t>(job.size));
   for (int rank = 0; rank < job.size; ++rank) {
@@ -108,12 +119,33 @@ void World::Impl::join() {
   group = make_group_of(kWorldGroup, ranks);
 }
 
+bool World::Impl::is_one_host(const std::vector<int>& ranks) const {
+  const auto identity_of = [this](int rank) -> const std::string& {
+    return hosts[static_cast<std::size_t>(rank)].identity;
+  };
+  return std::all_of(ranks.begin(), ranks.end(), [&](int rank) {
+    return identity_of(rank) == identity_of(ranks.front());
+  });
+}
+
+std::vector<std::string> World::Impl::host_names_of(
+    const std::vector<int>& ranks) const {
+  std::vector<std::string> names;
+  if (is_one_host(ranks)) return names;
+  for (const int rank : ranks) {
+    names.push_back(hosts[static_cast<std::size_t>(rank)].name);
+  }
+  return names;
+}
+
 std::string World::Impl::interface_hint(const std::vector<int>& ranks) const {
-  const std::string& own = hosts[static_cast<std::size_t>(job.rank)];
-  const bool is_one_host = std::all_of(
-      ranks.begin(), ranks.end(),
-      [&](int rank) { return hosts[static_cast<std::size_t>(rank)] == own; });
-  return is_one_host ? "lo" : "";
+  if (is_one_host(ranks)) return "lo";
+  const char* chosen = std::getenv(kInterfaceVariable);
+  if (chosen != nullptr && *chosen != '\0') return chosen;
+  // All ranks reach the master, so the way to it leads to the network that
+  // they share; a host's own name may lead to its loopback interface.
+  if (job.master_addr.empty()) return "";
+  return own_address_towards(job.master_addr, job.master_port);
 }
 
 std::unique_ptr<Group> World::Impl::make_group_of(
@@ -126,6 +158,7 @@ std::unique_ptr<Group> World::Impl::make_group_of(
   spec.name = name;
   spec.global_ranks = ranks;
   spec.rank = static_cast<int>(self - ranks.begin());
+  spec.host_names = host_names_of(ranks);
   spec.timeout = options.timeout;
   auto group_store = c10::make_intrusive<c10d::PrefixStore>(
       fmt::format("group/{}/{}", number, name), store);
@@ -141,8 +174,10 @@ World::World(World&&) noexcept = default;
 World& World::operator=(World&&) noexcept = default;
 World::~World() = default;
 
-World World::from_environment(const WorldOptions& options) {
-  LauncherEnvironment job = read_launcher_environment(process_environment());
+World World::from_environment(const WorldOptions& given_options) {
+  const EnvironmentMap variables = process_environment();
+  LauncherEnvironment job = read_launcher_environment(variables);
+  const WorldOptions options = with_time_outs_of(variables, given_options);
   set_process_log_rank(job.rank, job.size);
   auto store = connect_store(job, options);
   auto impl = std::make_unique<Impl>(std::move(job), options, std::move(store));
@@ -180,7 +215,7 @@ int World::local_size() const { return impl_->local_size; }
 Launcher World::launcher() const { return impl_->job.launcher; }
 
 const std::string& World::host() const {
-  return impl_->hosts[static_cast<std::size_t>(impl_->job.rank)];
+  return impl_->hosts[static_cast<std::size_t>(impl_->job.rank)].identity;
 }
 
 const std::vector<std::string>& World::hosts() const { return impl_->hosts; }

@@ -1,6 +1,8 @@
 #include "comm/world_rendezvous.h"
 
 #include <fmt/format.h>
+#include <netdb.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,6 +16,7 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <utility>
 
+#include "comm/bounded_call.h"
 #include "nfold/errors.h"
 
 namespace nfold {
@@ -88,16 +91,49 @@ std::string host_identity() {
   if (has_host_override()) return std::getenv(kHostOverride);
   std::string boot_id;
   std::ifstream("/proc/sys/kernel/random/boot_id") >> boot_id;
-  if (boot_id.empty()) {
-    // Without /proc the name is the best there is.
-    char name[256] = {};
-    ::gethostname(name, sizeof(name) - 1);
-    boot_id = name;
-  }
+  // Without /proc the name is the best there is.
+  if (boot_id.empty()) boot_id = host_name();
   struct stat shared_memory {};
   const bool has_shared_memory = ::stat("/dev/shm", &shared_memory) == 0;
   return fmt::format("{}:{}", boot_id,
                      has_shared_memory ? shared_memory.st_dev : 0);
+}
+
+std::string host_name() {
+  if (has_host_override()) return std::getenv(kHostOverride);
+  char name[256] = {};
+  ::gethostname(name, sizeof(name) - 1);
+  return name;
+}
+
+std::string own_address_towards(const std::string& host, int port) {
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_DGRAM;
+  addrinfo* found = nullptr;
+  if (::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints,
+                    &found) != 0) {
+    return {};
+  }
+  std::string result;
+  for (const addrinfo* at = found; at != nullptr && result.empty();
+       at = at->ai_next) {
+    // Connecting a datagram socket sends nothing: it asks for the route.
+    const int socket = ::socket(at->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (socket < 0) continue;
+    sockaddr_storage own{};
+    socklen_t own_bytes = sizeof(own);
+    auto* address = reinterpret_cast<sockaddr*>(&own);
+    char digits[NI_MAXHOST];
+    if (::connect(socket, at->ai_addr, at->ai_addrlen) == 0 &&
+        ::getsockname(socket, address, &own_bytes) == 0 &&
+        ::getnameinfo(address, own_bytes, digits, sizeof(digits), nullptr, 0,
+                      NI_NUMERICHOST) == 0) {
+      result = digits;
+    }
+    ::close(socket);
+  }
+  ::freeaddrinfo(found);
+  return result;
 }
 
 c10::intrusive_ptr<c10d::Store> connect_store(const LauncherEnvironment& job,
@@ -120,8 +156,8 @@ c10::intrusive_ptr<c10d::Store> connect_store(const LauncherEnvironment& job,
       fmt::format("nfold/{}", job.attempt), std::move(store));
 }
 
-std::vector<std::string> meet(c10d::Store& store, const RollCall& self,
-                              const WorldOptions& options) {
+std::vector<RankHost> meet(c10d::Store& store, const RollCall& self,
+                           const WorldOptions& options) {
   std::vector<std::string> keys;
   for (int rank = 0; rank < self.size; ++rank) {
     keys.push_back(rank_key("host", rank));
@@ -136,7 +172,8 @@ std::vector<std::string> meet(c10d::Store& store, const RollCall& self,
                       self.rank, self.rank, self.size, self.address));
     }
     store.set(keys[static_cast<std::size_t>(self.rank)],
-              bytes_of(fmt::format("{}\n{}", self.size, self.host)));
+              bytes_of(fmt::format("{}\n{}\n{}", self.size, self.host,
+                                   self.host_name)));
     store.wait(keys, options.rendezvous_timeout);
   } catch (const c10::DistStoreError& error) {
     // A wait that ran out of time. What is below may raise too, if the store
@@ -171,7 +208,7 @@ std::vector<std::string> meet(c10d::Store& store, const RollCall& self,
                     "agent) has probably ended; look at its error.",
                     self.rank, self.size, self.address, first_line_of(error)));
   }
-  std::vector<std::string> hosts;
+  std::vector<RankHost> hosts;
   for (int rank = 0; rank < self.size; ++rank) {
     const std::string entry =
         text_of(store.get(keys[static_cast<std::size_t>(rank)]));
@@ -184,23 +221,31 @@ std::vector<std::string> meet(c10d::Store& store, const RollCall& self,
                       "{}; start every rank with the same number of ranks",
                       self.rank, self.size, self.address, rank, size));
     }
-    hosts.push_back(entry.substr(end_of_size + 1));
+    const std::size_t end_of_host = entry.find('\n', end_of_size + 1);
+    hosts.push_back(
+        {entry.substr(end_of_size + 1, end_of_host - end_of_size - 1),
+         entry.substr(end_of_host + 1)});
   }
   return hosts;
 }
 
-void say_goodbye(c10d::Store& store, int rank, int size,
-                 std::chrono::milliseconds limit) noexcept {
-  try {
+void say_goodbye(const c10::intrusive_ptr<c10d::Store>& store, int rank,
+                 int size, std::chrono::milliseconds limit) noexcept {
+  const auto call = [store, rank, size, limit]() -> std::string {
     const auto deadline = std::chrono::steady_clock::now() + limit;
-    auto num_gone = store.add(kGoodbyeKey, 1);
+    auto num_gone = store->add(kGoodbyeKey, 1);
     // Only the process that serves the store must outlast the others. It
     // polls: a store cannot wait for a number.
     while (rank == 0 && num_gone < size &&
            std::chrono::steady_clock::now() < deadline) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      num_gone = store.add(kGoodbyeKey, 0);
+      num_gone = store->add(kGoodbyeKey, 0);
     }
+    return {};
+  };
+  try {
+    // Twice, as a store that answers is asked until the limit.
+    answer_within(2 * limit, call);
   } catch (...) {
     // The store is gone, so there is nobody left to wait for.
   }

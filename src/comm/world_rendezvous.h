@@ -4,13 +4,14 @@
 // roll call over it. Used by World only.
 //
 //   auto store = connect_store(job, options);
-//   std::vector<std::string> hosts = meet(*store, self, options);
+//   std::vector<RankHost> hosts = meet(*store, self, options);
 //
 // Every rank must call both. Callable from any thread.
 #pragma once
 
 #include <c10/util/intrusive_ptr.h>
 
+#include <chrono>
 #include <string>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 #include <vector>
@@ -25,6 +26,12 @@ namespace nfold {
 std::string host_identity();
 // Whether NFOLD_HOST is set.
 bool has_host_override();
+// What people call this host: NFOLD_HOST, else its name.
+std::string host_name();
+
+// This host's address on the way to `host`, as digits: one that peers which
+// reach `host` can connect to. Empty if there is none.
+std::string own_address_towards(const std::string& host, int port);
 
 // Serves the store (rank 0, unless the launcher's agent does) or connects to
 // it. Keys of other jobs and of earlier attempts at the same address do not
@@ -38,19 +45,26 @@ struct RollCall {
   std::string host;
   // For errors: "127.0.0.1:29500".
   std::string address;
+  // For errors.
+  std::string host_name{};
+};
+
+struct RankHost {
+  std::string identity;
+  std::string name;
 };
 
 // Waits until every rank has called this; returns the host of each rank.
 // Raises c10::DistStoreError that says who is missing, or that two processes
 // claim one rank.
-std::vector<std::string> meet(c10d::Store& store, const RollCall& self,
-                              const WorldOptions& options);
+std::vector<RankHost> meet(c10d::Store& store, const RollCall& self,
+                           const WorldOptions& options);
 
 // Keeps the process that serves the store alive until the other ranks have
 // made what needs it; call once, when done with the store. The server waits,
 // but no longer than `limit`: ranks that died never say good-bye. Does not
 // raise.
-void say_goodbye(c10d::Store& store, int rank, int size,
-                 std::chrono::milliseconds limit) noexcept;
+void say_goodbye(const c10::intrusive_ptr<c10d::Store>& store, int rank,
+                 int size, std::chrono::milliseconds limit) noexcept;
 
 }  // namespace nfold

@@ -254,14 +254,34 @@ TEST(Rendezvous, AHostMayBeMadeUp) {
   ::setenv("NFOLD_HOST", "node1", 1);
   EXPECT_TRUE(has_host_override());
   EXPECT_EQ(host_identity(), "node1");
+  EXPECT_EQ(host_name(), "node1");
   ::unsetenv("NFOLD_HOST");
   EXPECT_EQ(host_identity(), real);
 }
 
+TEST(Rendezvous, TellsTheHostsOfAllRanks) {
+  const auto store = c10::make_intrusive<c10d::HashStore>();
+  const auto errors = errors_of_ranks(2, [&](int rank) {
+    const std::string number = std::to_string(rank);
+    const auto hosts = meet(
+        *store, {rank, 2, "id" + number, "head:29500", "name" + number}, {});
+    ASSERT_EQ(hosts.size(), 2u);
+    EXPECT_EQ(hosts[1].identity, "id1");
+    EXPECT_EQ(hosts[1].name, "name1");
+  });
+  for (const std::string& error : errors) EXPECT_EQ(error, "");
+}
+
+TEST(Rendezvous, TheWayToAnAddressHasAnAddressOfThisHost) {
+  EXPECT_EQ(own_address_towards("127.0.0.1", 29500), "127.0.0.1");
+  EXPECT_EQ(own_address_towards("127.0.0.7", 29500), "127.0.0.1");
+  EXPECT_EQ(own_address_towards("no.such.host.invalid", 29500), "");
+}
+
 TEST(Rendezvous, AServerDoesNotWaitLongForTheDead) {
   const auto store = c10::make_intrusive<c10d::HashStore>();
-  say_goodbye(*store, 0, 2, kShort);
-  say_goodbye(*store, 1, 2, kShort);
+  say_goodbye(store, 0, 2, kShort);
+  say_goodbye(store, 1, 2, kShort);
   EXPECT_EQ(store->add("goodbye", 0), 2);
 }
 
