@@ -149,6 +149,95 @@ TEST(Launch, RanksGetWhatTorchrunWouldSet) {
             "1 1 2 2 127.0.0.1 port threads\n");
 }
 
+// Two launchers of one job, as on two hosts; the second ends first or after
+// the first, and what both print arrives together.
+Outcome launch_on_two_hosts(const std::string& first, const std::string& second,
+                            const std::string& options = "") {
+  int number = 0;
+  {
+    const PortReservation port = PortReservation::any();
+    number = port.number();
+  }
+  const std::string launch = std::string(NFOLD_PROGRAM) +
+                             " launch --nnodes 2 --nproc 2 --master-addr "
+                             "127.0.0.1 --master-port " +
+                             std::to_string(number) + " " + options;
+  return run(script("NFOLD_HOST=beta " + launch + " --node-rank 1 -- " +
+                    second + " & NFOLD_HOST=alpha " + launch +
+                    " --node-rank 0 -- " + first + "; code=$?; wait $!; " +
+                    "echo $? >&2; exit $code"));
+}
+
+TEST(LaunchOnHosts, OneLauncherOnEachMakesOneJob) {
+  const std::string sum = std::string(NFOLD_PROBE) + " sum";
+  const Outcome outcome = launch_on_two_hosts(sum, sum);
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.errors;
+  EXPECT_EQ(outcome.output, "sum 10 of 4 ranks, launcher torchrun\n");
+}
+
+TEST(LaunchOnHosts, RanksKnowTheirHosts) {
+  LaunchFolder folder;
+  const std::string place = std::string(NFOLD_PROBE) + " place";
+  const Outcome outcome =
+      launch_on_two_hosts(place, place, "--log-dir " + folder.path().string());
+  EXPECT_EQ(outcome.output, "rank 0 of 4, local 0 of 2, host alpha\n")
+      << outcome.errors;
+  EXPECT_THAT(content_of(folder.path() / "rank_1.log"),
+              HasSubstr("rank 1 of 4, local 1 of 2, host alpha"));
+  EXPECT_THAT(content_of(folder.path() / "rank_2.log"),
+              HasSubstr("rank 2 of 4, local 0 of 2, host beta"));
+  EXPECT_THAT(content_of(folder.path() / "rank_3.log"),
+              HasSubstr("rank 3 of 4, local 1 of 2, host beta"));
+}
+
+TEST(LaunchOnHosts, RanksGetWhatTorchrunWouldSet) {
+  LaunchFolder folder;
+  const Outcome outcome =
+      run(launch(2,
+                 script("echo $RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE "
+                        "$GROUP_RANK $GROUP_WORLD_SIZE $MASTER_ADDR "
+                        "$MASTER_PORT"),
+                 {"--nnodes", "3", "--node-rank", "2", "--master-addr", "node0",
+                  "--log-dir", folder.path().string()}));
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.errors;
+  // Rank 0, which keeps the terminal, is elsewhere.
+  EXPECT_EQ(outcome.output, "");
+  EXPECT_EQ(content_of(folder.path() / "rank_4.log"),
+            "4 0 6 2 2 3 node0 29500\n");
+  EXPECT_EQ(content_of(folder.path() / "rank_5.log"),
+            "5 1 6 2 2 3 node0 29500\n");
+}
+
+TEST(LaunchOnHosts, AFailureOnOneEndsTheOther) {
+  const std::string fail = std::string(NFOLD_PROBE) + " fail 3 exit";
+  const Outcome outcome = launch_on_two_hosts(fail, fail);
+  EXPECT_LT(outcome.time, kPromise);
+  // Of the first host's launcher, whose ranks lost their peer.
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(outcome.errors, HasSubstr("rank 3 (host beta)"));
+  // Of the second's, which knows the cause.
+  EXPECT_THAT(outcome.errors,
+              AllOf(HasSubstr("nfold: error: [rank 3] ended with exit code 3"),
+                    HasSubstr("\n3\n")));
+}
+
+TEST(LaunchOnHosts, ContradictionsAreNamedBeforeAnythingStarts) {
+  const auto errors_of = [](Arguments options) {
+    const Outcome outcome = run(launch(2, script("echo started"), options));
+    EXPECT_EQ(outcome.exit_code, 1);
+    EXPECT_EQ(outcome.output, "");
+    return outcome.errors;
+  };
+  EXPECT_THAT(errors_of({"--nnodes", "2", "--node-rank", "2", "--master-addr",
+                         "node0"}),
+              HasSubstr("--node-rank 2 with --nnodes 2; expected 0 to 1"));
+  EXPECT_THAT(errors_of({"--nnodes", "2", "--node-rank", "0"}),
+              HasSubstr("without --master-addr"));
+  EXPECT_THAT(errors_of({"--nnodes", "2", "--master-addr", "node0"}),
+              HasSubstr("without --node-rank"));
+  EXPECT_THAT(errors_of({"--node-rank", "1"}), HasSubstr("--nnodes N"));
+}
+
 TEST(Launch, AGivenPortIsUsed) {
   int number = 0;
   {

@@ -81,28 +81,43 @@ std::vector<std::string> variables_of_rank(
   return variables;
 }
 
-RankSpec spec_of(const LaunchOptions& options, int rank, int port,
-                 const std::string& launch_id) {
-  std::map<std::string, std::string> added{
-      {"RANK", std::to_string(rank)},
-      {"LOCAL_RANK", std::to_string(rank)},
-      {"WORLD_SIZE", std::to_string(options.num_ranks)},
-      {"LOCAL_WORLD_SIZE", std::to_string(options.num_ranks)},
-      {"MASTER_ADDR", "127.0.0.1"},
-      {"MASTER_PORT", std::to_string(port)},
-      {kLaunchIdVariable, launch_id}};
+RankSpec spec_of(const LaunchOptions& options, const JobShape& shape,
+                 int local_rank, const std::string& launch_id) {
+  auto added = variables_of(shape, local_rank);
+  added[kLaunchIdVariable] = launch_id;
   if (std::getenv("OMP_NUM_THREADS") == nullptr) {
     added["OMP_NUM_THREADS"] =
-        std::to_string(std::max(1, num_usable_cores() / options.num_ranks));
+        std::to_string(std::max(1, num_usable_cores() / shape.ranks_per_host));
   }
   RankSpec spec;
-  spec.rank = rank;
+  spec.rank = shape.rank_of(local_rank);
   spec.command = options.command;
   spec.variables = variables_of_rank(added);
   if (!options.log_dir.empty()) {
-    spec.log_file = fmt::format("{}/rank_{}.log", options.log_dir, rank);
+    spec.log_file = fmt::format("{}/rank_{}.log", options.log_dir, spec.rank);
   }
   return spec;
+}
+
+// Marks the ranks as a launcher's, and keeps those of one job apart from
+// those of an earlier one at the same port. Launchers of several hosts cannot
+// agree on a number beforehand; there the claims of the rendezvous do it.
+std::string launch_id_of(const JobShape& shape) {
+  if (shape.num_hosts > 1) return "several-hosts";
+  return fmt::format("{}-{:08x}", ::getpid(), std::random_device()());
+}
+
+// The port to hold until the job ends, where it is this host that serves.
+std::optional<PortReservation> reserve_port(JobShape& shape) {
+  if (shape.num_hosts > 1 && shape.master_port == 0) {
+    shape.master_port = kDefaultMasterPort;
+  }
+  if (!shape.is_first_host()) return std::nullopt;
+  auto port = shape.master_port == 0
+                  ? PortReservation::any()
+                  : PortReservation::exactly(shape.master_port);
+  shape.master_port = port.number();
+  return port;
 }
 
 // Reads the signals that matter as data, in order, with who sent them.
@@ -146,7 +161,7 @@ class RankGroup {
   RankGroup(const RankGroup&) = delete;
   RankGroup& operator=(const RankGroup&) = delete;
 
-  void start(int port);
+  void start(const JobShape& shape);
   // Until the last rank has ended; returns the exit code.
   int run();
 
@@ -186,11 +201,10 @@ RankGroup::~RankGroup() {
   }
 }
 
-void RankGroup::start(int port) {
-  const std::string launch_id =
-      fmt::format("{}-{:08x}", ::getpid(), std::random_device()());
-  for (int rank = 0; rank < options_.num_ranks; ++rank) {
-    processes_.emplace_back(spec_of(options_, rank, port, launch_id));
+void RankGroup::start(const JobShape& shape) {
+  const std::string launch_id = launch_id_of(shape);
+  for (int i = 0; i < shape.ranks_per_host; ++i) {
+    processes_.emplace_back(spec_of(options_, shape, i, launch_id));
   }
 }
 
@@ -301,8 +315,10 @@ void RankGroup::show_failure(const RankEnd& end) {
     fmt::print(stderr, "nfold: error: {}{}\n", names_rank ? "" : who, text);
     return;
   }
-  std::string tail =
-      processes_[static_cast<std::size_t>(end.rank)].output_tail();
+  const auto process = std::find_if(
+      processes_.begin(), processes_.end(),
+      [&](const RankProcess& other) { return other.rank() == end.rank; });
+  std::string tail = process->output_tail();
   while (!tail.empty() && tail.back() == '\n') tail.pop_back();
   fmt::print(stderr, "nfold: error: {}{}{}\n", who,
              describe_end(end.wait_status),
@@ -333,8 +349,8 @@ void kill_descendants() {
 }  // namespace
 
 int launch_local_ranks(const LaunchOptions& options) {
-  TORCH_CHECK_VALUE(options.num_ranks >= 1, "the number of ranks is ",
-                    options.num_ranks, "; expected at least 1");
+  JobShape shape = options.shape;
+  check(shape);
   TORCH_CHECK_VALUE(!options.command.empty(), "no program to launch");
   check_not_inside_a_launcher();
   if (!options.log_dir.empty()) {
@@ -342,12 +358,10 @@ int launch_local_ranks(const LaunchOptions& options) {
         ::mkdir(options.log_dir.c_str(), 0777) == 0 || errno == EEXIST,
         "cannot make the folder ", options.log_dir, ": ", std::strerror(errno));
   }
-  const PortReservation port = options.port == 0
-                                   ? PortReservation::any()
-                                   : PortReservation::exactly(options.port);
+  const auto port = reserve_port(shape);
   ::prctl(PR_SET_CHILD_SUBREAPER, 1);
   RankGroup ranks(options);
-  ranks.start(port.number());
+  ranks.start(shape);
   const int exit_code = ranks.run();
   if (exit_code != 0) kill_descendants();
   return exit_code;
@@ -356,7 +370,7 @@ int launch_local_ranks(const LaunchOptions& options) {
 int relaunch_this_command(int num_ranks) {
   std::ifstream file("/proc/self/cmdline", std::ios::binary);
   LaunchOptions options;
-  options.num_ranks = num_ranks;
+  options.shape.ranks_per_host = num_ranks;
   for (std::string argument; std::getline(file, argument, '\0');) {
     options.command.push_back(argument);
   }

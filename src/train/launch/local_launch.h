@@ -3,12 +3,16 @@
 // Runs a program as N ranks on this machine and waits for them: the work of
 // `nfold launch` and of `nfold train --nproc N`.
 //
-//   return launch_local_ranks({.num_ranks = 4, .command = {"prog", "arg"}});
+//   LaunchOptions options{.command = {"prog", "arg"}};
+//   options.shape.ranks_per_host = 4;
+//   return launch_local_ranks(options);
 //
 // Each rank finds the variables that torchrun would set. When one fails, the
 // others get SIGTERM and 5 s later SIGKILL, and the error of the rank that
 // failed first is shown, once (see failure_choice.h for which that is).
-// SIGINT, SIGTERM and SIGHUP are forwarded. docs/launchers.md has the details.
+// SIGINT, SIGTERM and SIGHUP are forwarded. A job of several hosts has a
+// launcher on each, and ranks of other hosts learn of a failure through their
+// collectives. docs/launchers.md has the details.
 //
 // Call it from the main thread of a process without other children, once.
 #pragma once
@@ -16,16 +20,17 @@
 #include <string>
 #include <vector>
 
+#include "train/launch/job_shape.h"
+
 namespace nfold::train {
 
 struct LaunchOptions {
-  int num_ranks = 1;
-  // Where the ranks meet; 0 chooses a free port.
-  int port = 0;
+  // Without a port one host takes a free one, several kDefaultMasterPort.
+  JobShape shape{};
   // Program, looked up in PATH, and its arguments.
-  std::vector<std::string> command;
+  std::vector<std::string> command{};
   // Folder for rank_K.log with all that rank K > 0 prints. Empty: no files.
-  std::string log_dir;
+  std::string log_dir{};
 };
 
 // Returns 0 if every rank did, else the exit code of the rank that failed
