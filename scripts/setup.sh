@@ -42,6 +42,7 @@ packages=(
   libgloo-dev                                  # headers of torch's gloo
   libgtest-dev libgmock-dev libbenchmark-dev   # tests, micro benchmarks
   openmpi-bin                                  # tests under mpirun
+  iproute2 util-linux                          # test hosts (scripts/hosts.py)
   python3-venv                                 # .venv
 )
 
