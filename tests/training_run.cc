@@ -41,7 +41,7 @@ HardModel make_hard_model(bool ties_by_storage) {
 
 Config config_of(const RunSettings& settings) {
   const std::string text =
-      R"({"train_batch_size": )" + std::to_string(kGlobalRows) +
+      R"({"train_batch_size": )" + std::to_string(settings.global_rows) +
       R"(, "gradient_accumulation_steps": )" +
       std::to_string(settings.accumulation_steps) + R"(, "optimizer": )" +
       settings.optimizer + R"(, "zero_optimization": {"stage": )" +
@@ -59,7 +59,8 @@ RunResult run_rank(World& world, const RunSettings& settings) {
   Engine engine(model, mesh, config);
 
   RunResult result;
-  const auto rows = kGlobalRows / world.size() / settings.accumulation_steps;
+  const auto rows =
+      settings.global_rows / world.size() / settings.accumulation_steps;
   for (std::int64_t step = 0; step < settings.num_steps; ++step) {
     double sum = 0;
     for (int micro = 0; micro < settings.accumulation_steps; ++micro) {
@@ -122,7 +123,7 @@ RunResult run_plain(const RunSettings& settings, bool uses_sgd) {
   }
   RunResult result;
   for (std::int64_t step = 0; step < settings.num_steps; ++step) {
-    const auto [tokens, targets] = batch_of(step, 0, kGlobalRows);
+    const auto [tokens, targets] = batch_of(step, 0, settings.global_rows);
     const auto loss = model->forward(tokens, targets, step % 2 == 0);
     optimizer->zero_grad();
     loss.backward();

@@ -14,6 +14,8 @@ namespace nfold::testing {
 
 struct RunSettings {
   int num_ranks = 2;
+  // The global batch of a step, split evenly.
+  std::int64_t global_rows = 12;
   int num_steps = 50;
   int accumulation_steps = 1;
   int stage = 2;
@@ -47,8 +49,6 @@ struct RunResult {
   StepReport last_report;
 };
 
-// The global batch of a step, split evenly.
-inline constexpr std::int64_t kGlobalRows = 12;
 inline constexpr std::int64_t kLength = 5;
 
 Config config_of(const RunSettings& settings);
