@@ -3,6 +3,9 @@
 
   hosts.py up 2 --rate 1gbit --delay 0.1ms   makes hosts, prints their name X
   hosts.py run X-1 -- COMMAND                runs COMMAND on the second host
+  hosts.py each X -- COMMAND                 on all at once; {number} stands for
+                                             a host's, {count} for how many
+                                             there are, {first} for X-0
   hosts.py counters X                        bytes that crossed, as JSON
   hosts.py down X                            removes them and what runs there
   hosts.py list                              who has hosts on this machine
@@ -284,14 +287,45 @@ def up(arguments):
     print(name)
 
 
-def run(arguments):
-    command = [word for word in arguments.command]
-    if command[:1] == ["--"]:
-        del command[0]
-    if not command:
+def words_of(arguments):
+    is_marked = arguments.command[:1] == ["--"]
+    words = arguments.command[1:] if is_marked else arguments.command
+    if not words:
         raise HostsError("no command to run")
-    words = command_on(arguments.host, command)
+    return words
+
+
+def run(arguments):
+    words = command_on(arguments.host, words_of(arguments))
     os.execvp(words[0], words)
+
+
+def each(arguments):
+    """Exits with 0 if all did, else with what the first to fail did."""
+    hosts = load(arguments.name)["hosts"]
+    running = []
+
+    def end(*_):
+        for process in running:
+            process.terminate()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, end)
+    for number, host in enumerate(hosts):
+        words = [word.replace("{number}", str(number))
+                 .replace("{count}", str(len(hosts)))
+                 .replace("{first}", hosts[0]["name"])
+                 for word in words_of(arguments)]
+        # Input is the first host's, as rank 0 keeps the terminal.
+        stdin = None if number == 0 else subprocess.DEVNULL
+        running.append(subprocess.Popen(command_on(host["name"], words),
+                                        stdin=stdin))
+    exit_code = 0
+    while running:
+        pid, status = os.wait()
+        exit_code = exit_code or os.waitstatus_to_exitcode(status)
+        running = [process for process in running if process.pid != pid]
+    sys.exit(exit_code if exit_code >= 0 else 128 - exit_code)
 
 
 def down(arguments):
@@ -361,9 +395,12 @@ def parse_arguments():
     command.add_argument("host")
     command.add_argument("command", nargs=argparse.REMAINDER)
     command.set_defaults(call=run)
-    for name, call in (("counters", show_counters), ("down", down)):
+    for name, call in (("counters", show_counters), ("down", down),
+                       ("each", each)):
         command = commands.add_parser(name)
         command.add_argument("name")
+        if call is each:
+            command.add_argument("command", nargs=argparse.REMAINDER)
         command.set_defaults(call=call)
     for name, call in (("list", show_list), ("check", check)):
         commands.add_parser(name).set_defaults(call=call)

@@ -133,6 +133,33 @@ class HostsTest(unittest.TestCase):
         self.assertEqual(done.stdout, "a b --rate --\n")
         self.assertEqual(done.returncode, 7)
 
+    def test_each_runs_on_all_at_once(self):
+        name = self.up("3")
+        done = script("each", name, "--", "sh", "-c",
+                      "echo $NFOLD_HOST {number} {count} {first}; "
+                      "exit $(( {number} * 3 ))")
+        self.assertEqual(
+            sorted(done.stdout.splitlines()),
+            [f"{name}-{i} {i} 3 {name}-0" for i in range(3)])
+        self.assertIn(done.returncode, (3, 6))
+        done = script("each", name, "--", "sh", "-c",
+                      "[ {number} = 2 ] && kill -9 $$; exit 0")
+        self.assertEqual(done.returncode, 128 + signal.SIGKILL)
+
+    def test_each_ends_what_it_runs(self):
+        name = self.up("2")
+        each = subprocess.Popen(
+            [sys.executable, SCRIPT, "each", name, "--", "sh", "-c",
+             "echo ready; exec sleep 600"], stdout=subprocess.PIPE, text=True)
+        for _ in range(2):
+            self.assertEqual(each.stdout.readline(), "ready\n")
+        each.terminate()
+        self.assertEqual(each.wait(LIMIT_SECONDS), 128 + signal.SIGTERM)
+        each.stdout.close()
+        for number in (0, 1):
+            self.assertNotIn("sleep 600", self.on(f"{name}-{number}", "ps",
+                                                  "ax"))
+
     def test_counters_tell_what_crossed(self):
         name = self.up("2")
         num_bytes = 5_000_000
