@@ -15,8 +15,8 @@ ARGS ?=
 JOBS ?= $(shell scripts/jobs.sh)
 TEST_JOBS ?= $(shell nproc)
 
-.PHONY: help setup configure build train test bench bench-interception \
-        format lint asan tsan clean
+.PHONY: help setup configure build train test bench bench-hosts \
+        bench-interception format lint asan tsan clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-18s %s\n", $$1, $$2}' \
@@ -42,6 +42,10 @@ test: build ## every test
 bench: $(BUILD)/build.ninja ## nfold and its peers, turn by turn
 	@cmake --build $(BUILD) -j $(JOBS) --target nfold
 	@bench/peers/run.sh $(ARGS)
+
+bench-hosts: $(BUILD)/build.ninja ## stage 3, hpZ and MiCS on test hosts with a slow network; takes root
+	@cmake --build $(BUILD) -j $(JOBS) --target nfold
+	@bench/hosts/run.sh $(ARGS)
 
 bench-interception: $(BUILD)/build.ninja ## cost of noticing every use of a parameter
 	@cmake --build $(BUILD) -j $(JOBS) --target nfold_interception_bench

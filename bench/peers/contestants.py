@@ -30,6 +30,10 @@ class Contestant:
     def is_nfold(self):
         return not self.peer_arguments
 
+    def num_shards(self, num_ranks):
+        """Into how many parts its parameters are cut."""
+        return num_ranks if self.stage == 3 else 1
+
     def command(self, setting):
         return (self._nfold_command(setting) if self.is_nfold
                 else self._peer_command(setting))

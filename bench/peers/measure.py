@@ -30,19 +30,20 @@ class Result:
     wall_ms: list  # between two lines of metrics.jsonl, seen from outside
     tokens_per_second: float
     peak_rss_bytes: int
-    loopback_bytes_per_step: float
+    wire_bytes_per_step: float
     others_cpu: float  # processors that were busy with something else
     loss: float
     start_seconds: float  # from starting the processes to the first step
     num_parameters: int | None
     optimizer: str | None
+    comm: dict  # what rank 0 sent in the last step, by collective
 
     @property
     def median_step_ms(self):
         return statistics.median(self.step_ms)
 
 
-def _loopback_bytes():
+def loopback_bytes():
     for line in pathlib.Path("/proc/net/dev").read_text().splitlines():
         name, _, counters = line.partition(":")
         if name.strip() == "lo":
@@ -115,16 +116,17 @@ class _Sample:
     """The counters when one line of metrics.jsonl appeared."""
 
     seconds: float
-    loopback_bytes: int
+    wire_bytes: int
     others_seconds: float
 
 
 class _Watcher:
     """Samples the machine when a line of metrics.jsonl appears."""
 
-    def __init__(self, path, pid):
+    def __init__(self, path, pids, wire_bytes):
         self.path = path
-        self.pid = pid
+        self.pids = pids
+        self.wire_bytes = wire_bytes
         self.seen = []
         self._position = 0
 
@@ -136,8 +138,9 @@ class _Watcher:
             num_lines = text.count(b"\n")
             self._position += text.rfind(b"\n") + 1
             if num_lines:
-                now = _Sample(time.perf_counter(), _loopback_bytes(),
-                              _busy_seconds() - _tree_seconds(self.pid))
+                own_seconds = sum(map(_tree_seconds, self.pids))
+                now = _Sample(time.perf_counter(), self.wire_bytes(),
+                              _busy_seconds() - own_seconds)
                 self.seen.extend([now] * num_lines)
 
     def records(self):
@@ -148,8 +151,13 @@ class _Watcher:
 
 
 def run(contestant, setting, *, num_warmup, num_threads, timeout_seconds,
-        prefix=()):
-    """Runs to the end and returns a Result, or raises RunFailed."""
+        prefix=(), wire_bytes=loopback_bytes, own_pids=()):
+    """Runs to the end and returns a Result, or raises RunFailed.
+
+    wire_bytes() counts what has crossed the wire so far; the processes
+    own_pids belong to the measurement although the contestant did not start
+    them.
+    """
     log_path = setting.run_dir.with_suffix(".log")
     if not contestant.is_nfold:  # nfold makes its own run directory
         setting.run_dir.mkdir(parents=True)
@@ -163,7 +171,8 @@ def run(contestant, setting, *, num_warmup, num_threads, timeout_seconds,
         except OSError as error:
             raise RunFailed(f"cannot start {error.filename}: "
                             f"{error.strerror}") from error
-        watcher = _Watcher(setting.run_dir / "metrics.jsonl", process.pid)
+        watcher = _Watcher(setting.run_dir / "metrics.jsonl",
+                           (process.pid, *own_pids), wire_bytes)
         try:
             while process.poll() is None:
                 watcher.look()
@@ -195,26 +204,29 @@ def _summarise(watcher, contestant, setting, started, num_warmup):
     seconds = last.seconds - first.seconds
     step_ms = [record["step_ms"] for record in timed]
     config = json.loads(setting.config.read_text())
-    tokens_per_step = (config["engine"]["train_micro_batch_size_per_gpu"] *
+    engine = config["engine"]
+    tokens_per_step = (engine["train_micro_batch_size_per_gpu"] *
+                       engine.get("gradient_accumulation_steps", 1) *
                        config["data"]["sequence_length"] * setting.num_ranks)
     described = setting.run_dir / "peer.json"
     about = json.loads(described.read_text()) if described.exists() else {}
     params_bytes = records[-1]["memory"].get("params_bytes")
-    if params_bytes and contestant.stage == 3:  # of a shard
-        params_bytes *= setting.num_ranks
+    if params_bytes:  # of a shard
+        params_bytes *= contestant.num_shards(setting.num_ranks)
     return Result(
         step_ms=step_ms,
         wall_ms=[(b.seconds - a.seconds) * 1e3
                  for a, b in zip(edges, edges[1:])],
         tokens_per_second=tokens_per_step * 1e3 / statistics.median(step_ms),
         peak_rss_bytes=max(r["memory"]["peak_rss_bytes"] for r in records),
-        loopback_bytes_per_step=(
-            (last.loopback_bytes - first.loopback_bytes) / len(timed)),
+        wire_bytes_per_step=(
+            (last.wire_bytes - first.wire_bytes) / len(timed)),
         others_cpu=max(0.0, last.others_seconds - first.others_seconds) /
         max(seconds, 1e-9),
         loss=loss,
         start_seconds=seen[0].seconds - started - records[0]["step_ms"] / 1e3,
         num_parameters=about.get("num_parameters",
                                  params_bytes and params_bytes // 4),
-        optimizer=about.get("optimizer", config["engine"]["optimizer"]["type"]),
+        optimizer=about.get("optimizer", engine["optimizer"]["type"]),
+        comm=records[-1].get("comm", {}),
     )

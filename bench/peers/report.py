@@ -65,7 +65,7 @@ def rows(runs, contestants):
             f"{min(steps):.0f}-{max(steps):.0f}",
             f"{middle('tokens_per_second'):.0f}",
             f"{middle('peak_rss_bytes') / MIB:.0f}",
-            f"{middle('loopback_bytes_per_step') / MIB:.0f}",
+            f"{middle('wire_bytes_per_step') / MIB:.0f}",
             f"{middle('start_seconds'):.1f}",
             f"{good[-1]['loss']:.5f}",
             "" if contestant.is_nfold else _ratio_text(speed),
@@ -111,6 +111,20 @@ def behind(runs, contestants):
     return lines
 
 
+def disturbances(run, where):
+    """Why the run's figures may prove nothing, as lines."""
+    lines = []
+    if run["others_cpu"] > MAX_OTHERS_CPU:
+        lines.append(f"Disturbed: {where}: other processes used "
+                     f"{run['others_cpu']:.2f} processors meanwhile.")
+    wall = statistics.median(run["wall_ms"])
+    if wall > 1.05 * run["median_step_ms"] + 20:
+        lines.append(f"Incomplete: {where}: a step takes {wall:.0f} ms from "
+                     f"outside, {run['median_step_ms']:.0f} ms by its own "
+                     "clock.")
+    return lines
+
+
 def notes(runs, contestants):
     """What a reader must know before believing the table."""
     lines = _loss_lines(runs, contestants)
@@ -126,28 +140,21 @@ def notes(runs, contestants):
         if run.get("error"):
             lines.append(f"Failed: {where}: {run['error']}")
             continue
-        if run["others_cpu"] > MAX_OTHERS_CPU:
-            lines.append(f"Disturbed: {where}: other processes used "
-                         f"{run['others_cpu']:.2f} processors meanwhile.")
-        wall = statistics.median(run["wall_ms"])
-        if wall > 1.05 * run["median_step_ms"] + 20:
-            lines.append(f"Incomplete: {where}: a step takes {wall:.0f} ms "
-                         f"from outside, {run['median_step_ms']:.0f} ms by its "
-                         "own clock.")
+        lines += disturbances(run, where)
     return lines + behind(runs, contestants)
 
 
-def plain(table):
-    widths = [max(len(row[i]) for row in (HEADER, *table))
-              for i in range(len(HEADER))]
+def plain(table, header=HEADER):
+    widths = [max(len(row[i]) for row in (header, *table))
+              for i in range(len(header))]
     return "\n".join(
         "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
                   for i, (cell, width) in enumerate(zip(row, widths)))
-        for row in (HEADER, *table))
+        for row in (header, *table))
 
 
-def markdown(table):
-    lines = [HEADER, ["---"] * len(HEADER), *table]
+def markdown(table, header=HEADER):
+    lines = [header, ["---"] * len(header), *table]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -13,16 +13,13 @@ results.md and results.png into the output folder, after every run.
 import argparse
 import dataclasses
 import datetime
-import importlib.metadata
 import json
-import os
 import pathlib
-import platform
 import shlex
-import subprocess
 import sys
 
 import contestants
+import machine
 import measure
 import report
 
@@ -71,44 +68,14 @@ def parse_arguments():
     return arguments
 
 
-def _version(package):
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _first(path, prefix):
-    for line in pathlib.Path(path).read_text().splitlines():
-        if line.startswith(prefix):
-            return line.partition(":")[2].strip()
-    return None
-
-
-def _revision():
-    try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=ROOT, check=True,
-            capture_output=True, text=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
 def describe(arguments):
     """Everything that one needs to measure this again."""
-    return {
-        "date": datetime.datetime.now().astimezone().isoformat("T", "seconds"),
+    return machine.describe() | {
         "command": shlex.join(["bench/peers/run.sh", *sys.argv[1:]]),
         "model": arguments.model,
         "ranks": arguments.ranks,
         "threads": arguments.threads,
-        "nfold_revision": _revision(),
-        "torch": _version("torch"),
-        "deepspeed": _version("deepspeed"),
-        "cpu": _first("/proc/cpuinfo", "model name"),
-        "cores": os.cpu_count(),
-        "memory": _first("/proc/meminfo", "MemTotal"),
-        "kernel": platform.release(),
+        "deepspeed": machine.version("deepspeed"),
     }
 
 
@@ -125,9 +92,7 @@ def write(arguments, about, runs, who):
         json.dumps(about | {"runs": runs}, indent=1) + "\n")
     (arguments.output / "results.md").write_text("\n".join([
         f"# {title_of(about)}", "",
-        f"{about['date']}, {about['cpu']}, {about['cores']} cores, "
-        f"{about['memory']}, kernel {about['kernel']}, nfold "
-        f"{about['nfold_revision']}. `{about['command']}`", "",
+        machine.line_of(about), "",
         report.markdown(table), "", *[f"- {line}" for line in notes], ""]))
     return table, notes
 
@@ -182,7 +147,7 @@ def main():
         return 130
     table, notes = write(arguments, about, runs, who)
     print("", report.plain(table), "", *notes, "", sep="\n")
-    if any("error" not in run for run in runs) and _version("matplotlib"):
+    if any("error" not in run for run in runs) and machine.version("matplotlib"):
         report.picture(runs, who, title_of(about),
                        arguments.output / "results.png")
     print(f"written to {arguments.output}")

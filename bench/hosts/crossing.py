@@ -1,0 +1,271 @@
+"""Who takes part, how many bytes must cross between hosts, and the table.
+
+With H hosts of R ranks, N = H R, and P parameters of 4 bytes, all ranks of all
+hosts together send to other hosts
+
+  a gather of everything over the world      4 P (N - R): every rank sends its
+                                             shard, P / N, to N - R ranks
+  a reduce-scatter over the world            the same
+  the all-reduce between replicas of MiCS    8 P (H - 1): the N / H ranks of a
+                                             host share 2 B (H - 1) / H for a
+                                             replica's B = 4 P bytes, H times
+
+Counted once, where they leave. What the interfaces count on top are headers
+and acknowledgements.
+"""
+
+import dataclasses
+import pathlib
+import statistics
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT / "bench/peers"), str(ROOT / "scripts")]
+
+import report  # noqa: E402  (of bench/peers)
+
+MIB = 2**20
+PARAM_BYTES = 4
+# Headers and acknowledgements, by which more crosses than was sent.
+MAX_HEADERS = 0.03
+# hpZ gathers inside a node in backward, so half of the gathers cross; a unit
+# that forward uses twice may be gathered once more.
+MAX_HPZ_SHARE = 0.55
+# Another order of summation than that of stage 3.
+MAX_MICS_LOSS_DIFFERENCE = 1e-5
+MIN_MICS_SPEED = 2.0
+HEADER = ("contestant", "step ms", "spread", "tokens/s", "crossed MiB/step",
+          "of parameters", "of gradients, by formula", "peak RSS MiB", "loss",
+          "speed x stage 3")
+
+# Parameters go as soon as they were used, and none is small enough to stay: a
+# model that fills the memory is gathered for forward and again for backward.
+REGATHER = {"stage": 3, "overlap_comm": True, "stage3_max_reuse_distance": 0,
+            "stage3_param_persistence_threshold": 0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The hosts, and what a step is."""
+
+    num_hosts: int = 2
+    ranks_per_host: int = 2
+    # Of a step; their sizes add up to the configuration's.
+    num_micro_batches: int = 1
+
+    @property
+    def num_ranks(self):
+        return self.num_hosts * self.ranks_per_host
+
+    @property
+    def _far_ranks(self):
+        return self.num_ranks - self.ranks_per_host
+
+    def gather_bytes(self, num_parameters):
+        return PARAM_BYTES * num_parameters * self._far_ranks
+
+    def gradient_bytes(self, num_parameters, is_mics):
+        if is_mics:  # between replicas at the end of the step only
+            return 2 * PARAM_BYTES * num_parameters * (self.num_hosts - 1)
+        return self.gather_bytes(num_parameters) * self.num_micro_batches
+
+    def crossing_bytes(self, sent_bytes):
+        """Of what one rank sent in collectives of the whole world."""
+        return (sent_bytes * self.num_ranks * self._far_ranks /
+                (self.num_ranks - 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    name: str
+    shape: Shape
+    zero: dict  # of engine.zero_optimization, besides REGATHER
+
+    @property
+    def is_nfold(self):
+        return True
+
+    @property
+    def is_mics(self):
+        return "mics_shard_size" in self.zero
+
+    def num_shards(self, num_ranks):
+        return self.zero.get("mics_shard_size", num_ranks)
+
+    def config(self, base, num_steps):
+        """The configuration `base` with this contestant's settings."""
+        engine = base["engine"]
+        micro_batch, rest = divmod(engine["train_micro_batch_size_per_gpu"],
+                                   self.shape.num_micro_batches)
+        if rest or not micro_batch:
+            raise ValueError(
+                f"expected a number of micro batches that divides "
+                f"{engine['train_micro_batch_size_per_gpu']}, found "
+                f"{self.shape.num_micro_batches}")
+        return base | {
+            "train": base["train"] | {"steps": num_steps},
+            "engine": engine | {
+                "train_micro_batch_size_per_gpu": micro_batch,
+                "gradient_accumulation_steps": self.shape.num_micro_batches,
+                "zero_optimization": REGATHER | self.zero}}
+
+    def command(self, setting):
+        # A network that was chosen for this machine is none of the hosts'.
+        return [sys.executable, str(ROOT / "scripts/hosts.py"), "each",
+                setting.hosts, "--", "env", "-u", "GLOO_SOCKET_IFNAME",
+                str(setting.nfold), "launch", "--nnodes", "{count}",
+                "--node-rank", "{number}", "--master-addr", "{first}",
+                "--nproc", str(self.shape.ranks_per_host), "--",
+                str(setting.nfold), "train", str(setting.config), "--run-dir",
+                str(setting.run_dir)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What one run needs to know besides the contestant."""
+
+    config: pathlib.Path
+    run_dir: pathlib.Path
+    num_steps: int
+    num_ranks: int
+    nfold: pathlib.Path
+    hosts: str
+
+
+def contestants(shape):
+    size = shape.ranks_per_host
+    return [Contestant("stage3", shape, {}),
+            Contestant("hpz", shape, {"zero_hpz_partition_size": size}),
+            Contestant("mics", shape, {"mics_shard_size": size})]
+
+
+def _good(runs, name):
+    return {run["round"]: run for run in runs
+            if run["contestant"] == name and not run.get("error")}
+
+
+def parameter_bytes(run, contestant):
+    """What crossed in a step besides the gradients."""
+    return run["wire_bytes_per_step"] - contestant.shape.gradient_bytes(
+        run["num_parameters"], contestant.is_mics)
+
+
+def speed_ratios(runs, name):
+    """Against stage 3, of the rounds in which both ran."""
+    mine, plain = _good(runs, name), _good(runs, "stage3")
+    return [mine[number]["tokens_per_second"] / run["tokens_per_second"]
+            for number, run in plain.items() if number in mine]
+
+
+def rows(runs, who):
+    table = []
+    for contestant in who:
+        good = list(_good(runs, contestant.name).values())
+        if not good:
+            if any(run["contestant"] == contestant.name for run in runs):
+                table.append((contestant.name, "failed",
+                              *[""] * (len(HEADER) - 2)))
+            continue
+
+        def middle(value):
+            return statistics.median(value(run) for run in good)
+
+        steps = [ms for run in good for ms in run["step_ms"]]
+        gradients = contestant.shape.gradient_bytes(
+            good[0]["num_parameters"], contestant.is_mics)
+        ratios = speed_ratios(runs, contestant.name)
+        speed = (f"{statistics.median(ratios):.2f} "
+                 f"({min(ratios):.2f}-{max(ratios):.2f})" if ratios else "-")
+        table.append((
+            contestant.name,
+            f"{middle(lambda run: run['median_step_ms']):.0f}",
+            f"{min(steps):.0f}-{max(steps):.0f}",
+            f"{middle(lambda run: run['tokens_per_second']):.0f}",
+            f"{middle(lambda run: run['wire_bytes_per_step']) / MIB:.1f}",
+            f"{middle(lambda run: parameter_bytes(run, contestant)) / MIB:.1f}",
+            f"{gradients / MIB:.1f}",
+            f"{middle(lambda run: run['peak_rss_bytes']) / MIB:.0f}",
+            f"{good[-1]['loss']:.5f}",
+            "" if contestant.name == "stage3" else speed))
+    return table
+
+
+def _of_run(run):
+    return f"{run['contestant']}, round {run['round']}"
+
+
+def _wrong_bytes(run, contestant, stage3_parameter_bytes):
+    """What is wrong with one run's bytes, or None."""
+    shape = contestant.shape
+    crossed = run["wire_bytes_per_step"]
+    of_parameters = parameter_bytes(run, contestant)
+    gradients = crossed - of_parameters
+    one_gather = shape.gather_bytes(run["num_parameters"])
+    headers = MAX_HEADERS * crossed
+    if contestant.is_mics:
+        if of_parameters > headers:
+            return (f"{of_parameters / MIB:.1f} MiB cross besides the "
+                    f"gradients; expected no parameter byte (headers: at most "
+                    f"{headers / MIB:.1f} MiB)")
+        if of_parameters < 0:
+            return "expected all gradients to cross, found fewer bytes"
+    elif contestant.name == "hpz":
+        if of_parameters < one_gather:
+            return "expected forward's gather to cross, found fewer bytes"
+        if (stage3_parameter_bytes and
+                of_parameters > MAX_HPZ_SHARE * stage3_parameter_bytes):
+            return (f"{of_parameters / stage3_parameter_bytes:.2f} of stage "
+                    f"3's gather bytes cross; expected at most "
+                    f"{MAX_HPZ_SHARE}")
+    else:
+        expected = gradients + shape.crossing_bytes(
+            run["comm"]["all_gather"]["bytes"])
+        if not expected <= crossed <= expected + headers:
+            return (f"{crossed / MIB:.1f} MiB cross; expected "
+                    f"{expected / MIB:.1f} MiB by what rank 0 sent, and "
+                    "headers")
+        if expected - gradients < 2 * shape.num_micro_batches * one_gather:
+            return "parameters were not gathered again for backward"
+    return None
+
+
+def violations(runs, who):
+    """Where the bytes or the losses are not what they must be."""
+    lines = []
+    plain = _good(runs, "stage3")
+    stage3 = next((c for c in who if c.name == "stage3"), None)
+    stage3_bytes = plain and statistics.median(
+        parameter_bytes(run, stage3) for run in plain.values())
+    for contestant in who:
+        for run in _good(runs, contestant.name).values():
+            wrong = _wrong_bytes(run, contestant, stage3_bytes)
+            if wrong:
+                lines.append(f"Wrong: {_of_run(run)}: {wrong}")
+            limit = MAX_MICS_LOSS_DIFFERENCE if contestant.is_mics else 0.0
+            for other in plain.values():
+                if abs(run["loss"] - other["loss"]) > limit * other["loss"]:
+                    lines.append(f"Wrong: {_of_run(run)}: the loss is "
+                                 f"{run['loss']}, that of stage 3 is "
+                                 f"{other['loss']}")
+                    break
+    return lines
+
+
+def slow(runs):
+    """Where MiCS is not as much faster as it must be."""
+    ratios = speed_ratios(runs, "mics")
+    if not ratios or statistics.median(ratios) >= MIN_MICS_SPEED:
+        return []
+    return [f"Slow: mics has {statistics.median(ratios):.2f} times the speed "
+            f"of stage3; expected at least {MIN_MICS_SPEED:g}"]
+
+
+def notes(runs, who):
+    """What a reader must know before believing the table."""
+    lines = []
+    for run in runs:
+        if run.get("error"):
+            lines.append(f"Failed: {_of_run(run)}: {run['error']}")
+        else:
+            lines += report.disturbances(run, _of_run(run))
+    return lines + violations(runs, who) + slow(runs)
