@@ -1,7 +1,7 @@
 """Stage 3, hpZ and MiCS on test hosts that a slow network joins.
 
     bench/hosts/run.sh                      2 hosts x 2 ranks, 1 Gbit/s, 0.1 ms
-    bench/hosts/run.sh --micro-batches 4    a step of 4 smaller batches
+    bench/hosts/run.sh --micro-batches 1    the step's batch at once
     bench/hosts/run.sh --only stage3 mics
 
 All run on this machine, in network namespaces (scripts/hosts.py; takes root),
@@ -45,9 +45,9 @@ def parse_arguments():
                         "network, in tc's words (default: 1gbit)")
     parser.add_argument("--delay", default="0.1ms",
                         help="one way (default: 0.1ms)")
-    parser.add_argument("--micro-batches", type=int, default=1, metavar="K",
+    parser.add_argument("--micro-batches", type=int, default=4, metavar="K",
                         help="cut a rank's batch into K parts, whose gradients "
-                        "accumulate (default: 1)")
+                        "accumulate (default: 4)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6, help="timed steps")
     parser.add_argument("--warmup", type=int, default=3,
