@@ -68,7 +68,7 @@ class World {
   // overrides it in tests).
   const std::string& host() const;
   // That of every rank.
-  const std::vector<std::string>& hosts() const;
+  std::vector<std::string> hosts() const;
   // The group of all ranks, named "world".
   Group& group() const;
   // Every rank must call this in the same order with the same arguments; a

@@ -218,7 +218,11 @@ const std::string& World::host() const {
   return impl_->hosts[static_cast<std::size_t>(impl_->job.rank)].identity;
 }
 
-const std::vector<std::string>& World::hosts() const { return impl_->hosts; }
+std::vector<std::string> World::hosts() const {
+  std::vector<std::string> identities;
+  for (const auto& host : impl_->hosts) identities.push_back(host.identity);
+  return identities;
+}
 
 Group& World::group() const { return *impl_->group; }
 
