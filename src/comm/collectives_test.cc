@@ -10,6 +10,7 @@
 
 #include "comm/group_impl.h"
 #include "nfold/errors.h"
+#include "testing/raised_text.h"
 #include "testing/thread_world.h"
 
 namespace nfold {
@@ -22,15 +23,6 @@ constexpr at::ScalarType kDtypes[] = {at::kFloat,  at::kBFloat16, at::kHalf,
                                       at::kByte};
 // More than kStagingDepth chunks of any dtype, and an uneven tail.
 constexpr std::int64_t kManyChunksNumel = (std::int64_t{5} << 20) + 3;
-
-std::string text_of(const std::function<void()>& raise) {
-  try {
-    raise();
-  } catch (const std::exception& error) {
-    return message_of(error);
-  }
-  return "nothing was raised";
-}
 
 // What a rank contributes: the same on every thread, unlike on each rank, and
 // such that the order of a sum changes its bits. Repeats after a prime number
@@ -407,7 +399,8 @@ TEST_P(Collectives, BadArgumentsAreErrorsAndSendNothing) {
       auto wrong = shard_of(full, (world.rank() + 1) % n, n);
       EXPECT_THROW(reduce_scatter(group, wrong, full), c10::ValueError);
     }
-    const auto text = text_of([&] { broadcast(group, full, n); });
+    const auto text =
+        text_of<std::exception>([&] { broadcast(group, full, n); });
     EXPECT_THAT(text, HasSubstr(c10::str("[rank ", world.rank(), "]")));
     EXPECT_THAT(text, HasSubstr("broadcast: source"));
     // Nothing was issued, so the group still works.
