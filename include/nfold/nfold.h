@@ -18,6 +18,7 @@
 #include "nfold/gather.h"
 #include "nfold/graph_replay.h"
 #include "nfold/group.h"
+#include "nfold/group_provider.h"
 #include "nfold/host_memory.h"
 #include "nfold/init.h"
 #include "nfold/memory_estimates.h"

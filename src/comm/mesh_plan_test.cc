@@ -82,6 +82,50 @@ TEST(MeshPlan, Of4096RanksHasEachRankOnceInEveryKindOfGroup) {
                                      kWorldSize));
 }
 
+// Ranks are apart on one axis only, or the groups would not be orthogonal.
+void expect_orthogonal(const MeshPlan& plan, int world_size) {
+  const auto& data = lists_of(plan, kDataParallel);
+  const auto& state = state_lists_of(plan);
+  EXPECT_TRUE(
+      is_partition(data, world_size, static_cast<int>(data.front().size())));
+  EXPECT_TRUE(
+      is_partition(state, world_size, static_cast<int>(state.front().size())));
+  for (const auto& [name, lists] : plan) {
+    if (name == kSequenceParallel) {
+      EXPECT_TRUE(share_at_most_one_rank(data, lists, world_size));
+    } else if (name == kTensorParallel) {
+      EXPECT_TRUE(share_at_most_one_rank(state, lists, world_size));
+    }
+  }
+}
+
+TEST(MeshPlan, OfEveryWorldAndSizesThatFitIsOrthogonal) {
+  int num_plans = 0;
+  for (int world_size = 1; world_size <= 24; ++world_size) {
+    for (const int tensor : divisors(world_size)) {
+      for (const int sequence : divisors(world_size / tensor)) {
+        Config config;
+        config.tensor_parallel_size = tensor;
+        config.sequence_parallel_size = sequence;
+        const int state_size = world_size / tensor;
+        for (const int expert : divisors(state_size)) {
+          config.expert_parallel_size = expert;
+          const auto plan = plan_mesh(config, world_size, 1);
+          expect_orthogonal(plan, world_size);
+          ++num_plans;
+          if (expert == 1) continue;
+          const auto& experts = lists_of(plan, expert_group_name(expert));
+          const auto& holders = lists_of(plan, expert_data_group_name(expert));
+          EXPECT_TRUE(is_partition(experts, world_size, expert));
+          EXPECT_TRUE(is_partition(holders, world_size, state_size / expert));
+          EXPECT_TRUE(share_at_most_one_rank(experts, holders, world_size));
+        }
+      }
+    }
+  }
+  EXPECT_GT(num_plans, 400);
+}
+
 TEST(MeshPlan, KnowsWhatMakesEachOfItsGroups) {
   Config config = everything();
   config.expert_parallel_size = 4;

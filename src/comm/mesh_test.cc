@@ -12,7 +12,7 @@ using ::testing::HasSubstr;
 using ::testing::UnorderedElementsAre;
 
 TEST(MeshAxes, WithoutSizesEveryRankSplitsTheBatch) {
-  for (const int num_ranks : {1, 2, 3, 6}) {
+  for (const int num_ranks : {1, 2, 3, 5, 6}) {
     run_ranks(num_ranks, [&](World& world) {
       const Mesh mesh(world, Config());
       EXPECT_EQ(mesh.rank(), world.rank());
@@ -76,6 +76,9 @@ TEST(MeshAxes, TensorGroupsAreNeighboursAndDataGroupsStrided) {
                   EXPECT_EQ(mesh.data_parallel_rank(), mesh.rank() / 2);
                   EXPECT_EQ(&mesh.state_group(), &mesh.data_parallel());
                 });
+  expect_groups(5, config_of(R"("tensor_parallel_size": 5)"),
+                {{"tensor_parallel", {all_ranks(5)}},
+                 {"sequence_data", {{0}, {1}, {2}, {3}, {4}}}});
   expect_groups(
       3, config_of(R"("tensor_parallel_size": 3)"),
       {{"tensor_parallel", {{0, 1, 2}}}, {"data_parallel", {{0}, {1}, {2}}}});

@@ -23,8 +23,10 @@ std::string shortened(const std::vector<std::string>& words,
 std::string text_of(const std::vector<std::vector<int>>& lists,
                     std::size_t num_shown) {
   std::vector<std::string> texts;
+  texts.reserve(lists.size());
   for (const auto& ranks : lists) {
     std::vector<std::string> words;
+    words.reserve(ranks.size());
     for (const int rank : ranks) words.push_back(std::to_string(rank));
     texts.push_back(fmt::format("[{}]", shortened(words, num_shown)));
   }
