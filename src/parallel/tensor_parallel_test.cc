@@ -211,6 +211,61 @@ TEST_P(TensorParallel, LargeLogitsDoNotOverflow) {
   });
 }
 
+// The layer of docs/parallelism.md.
+struct SplitScaleImpl : torch::nn::Module, TensorSplitModule {
+  SplitScaleImpl(std::int64_t size, Group* group)
+      : scale(register_parameter("scale",
+                                 part_of(group, waves({size}, 9), {.dim = 0}))),
+        is_split(group != nullptr && group->size() > 1) {}
+
+  at::Tensor forward(const at::Tensor& x) { return x * scale; }
+
+  std::optional<TensorSplit> split_of(const std::string& param) const override {
+    if (!is_split || param != "scale") return std::nullopt;
+    return TensorSplit{.dim = 0};
+  }
+
+  at::Tensor scale;
+  bool is_split;
+};
+TORCH_MODULE(SplitScale);
+
+// Also a parameter that is not split but used on a part: its gradient must be
+// summed as that of an input is.
+struct OwnLayersImpl : torch::nn::Module {
+  explicit OwnLayersImpl(Group* g)
+      : group(g),
+        layers(register_module("layers", TwoLayers(g, false, true))),
+        scale(register_module("scale", SplitScale(24, g))),
+        gain(register_parameter("gain", at::full({1}, 1.5))) {}
+
+  at::Tensor forward(const at::Tensor& x) {
+    const auto inner = scale->forward(layers->up->forward(x));
+    return layers->down->forward((inner * copy_to_group(group, gain)).tanh());
+  }
+
+  Group* group;
+  TwoLayers layers;
+  SplitScale scale;
+  at::Tensor gain;
+};
+TORCH_MODULE(OwnLayers);
+
+TEST_P(TensorParallel, LayersOfOnesOwnEqualThePlainOnes) {
+  on_ranks([](World& world) {
+    Group* group = &world.group();
+    auto whole = seeded([] { return OwnLayers(nullptr); });
+    auto split = seeded([&] { return OwnLayers(group); });
+    const auto x = waves({5, 6}, 1);
+    const auto expected = whole->forward(x);
+    const auto found = split->forward(x);
+    expect_close(found, expected);
+    expected.square().sum().backward();
+    found.square().sum().backward();
+    expect_same_gradients(group, *split, *whole);
+  });
+}
+
 TEST_P(TensorParallel, PartsJoinToTheWhole) {
   on_ranks([](World& world) {
     const auto whole = waves({24, 3, 36}, 4);

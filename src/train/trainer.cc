@@ -323,8 +323,11 @@ void Trainer::print_summary(const Gathered& gathered) {
              duration_text(seconds_), count_text(num_tokens / seconds_),
              world_.size(), axes_text(mesh_),
              config_.engine.zero_optimization.stage);
+  // The engine knows this rank's part of split layers only.
   fmt::print("{}\n",
-             memory_table(gathered.memory, engine_->unsharded_memory()));
+             memory_table(gathered.memory, engine_->unsharded_memory(),
+                          mesh_.tensor_parallel_size() > 1 ? "part, unsharded"
+                                                           : "one process"));
   fmt::print("{}\n", comm_table(comm_, config_.train.steps));
   if (!text.empty()) fmt::print("--- sample ---\n{}\n--------------\n", text);
   fmt::print("run directory: {}\n", run_dir_.string());

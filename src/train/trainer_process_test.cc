@@ -171,7 +171,8 @@ TEST_F(TrainProgramTest, TensorAndSequenceGroupsTrainAsOneRank) {
   const Outcome split = run(train("tensor", 2) + tensor);
   ASSERT_EQ(split.exit_code, 0) << split.output;
   EXPECT_THAT(split.output,
-              HasSubstr("2 ranks (1 data x 1 sequence x 2 tensor)"));
+              AllOf(HasSubstr("2 ranks (1 data x 1 sequence x 2 tensor)"),
+                    HasSubstr("part, unsharded"), HasSubstr("all_reduce")));
   expect_same_training(metrics("tensor"), metrics("one"));
   const Outcome parted = run(train("sequence", 2) + sequence);
   ASSERT_EQ(parted.exit_code, 0) << parted.output;

@@ -31,7 +31,8 @@ std::int64_t state_bytes(const MemoryReport& report) {
 }  // namespace
 
 std::string memory_table(const std::vector<MemoryReport>& per_rank,
-                         const MemoryReport& unsharded) {
+                         const MemoryReport& unsharded,
+                         const std::string& unsharded_name) {
   const bool is_wide = per_rank.size() > kMaxRankColumns;
   std::vector<std::string> headers = {"memory"};
   if (is_wide) {
@@ -41,7 +42,7 @@ std::string memory_table(const std::vector<MemoryReport>& per_rank,
       headers.push_back(fmt::format("rank {}", rank));
     }
   }
-  headers.push_back("one process");
+  headers.push_back(unsharded_name);
   TextTable table(headers);
   auto add = [&](const Line& line, bool is_known_unsharded = true) {
     std::vector<std::int64_t> values;

@@ -14,9 +14,10 @@
 namespace nfold::train {
 
 // One column per rank (at most four, else the smallest and the largest of
-// each line) and one for a single unsharded process.
+// each line) and one, under the last name, for a single unsharded process.
 std::string memory_table(const std::vector<MemoryReport>& per_rank,
-                         const MemoryReport& unsharded);
+                         const MemoryReport& unsharded,
+                         const std::string& unsharded_name = "one process");
 
 // Calls and bytes that one rank sent, whole run and per step.
 std::string comm_table(const CommCounts& counts, std::int64_t num_steps);
