@@ -14,6 +14,13 @@
 
 namespace nfold {
 
+// Turns a matrix around where it lies: its elements are reordered in their
+// storage, and the result, [columns, rows] and contiguous, is a view of it. The
+// tensor given has the new order and the old shape, so it should be dropped.
+// Without autograd history. Raises c10::ValueError unless it is a contiguous
+// matrix.
+at::Tensor transpose_in_storage(const at::Tensor& matrix);
+
 class TransposedLinearImpl : public torch::nn::Module {
  public:
   // transposed_weight: [in, out]; the parameter "weight" becomes a contiguous

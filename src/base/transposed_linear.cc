@@ -6,6 +6,17 @@
 
 namespace nfold {
 
+at::Tensor transpose_in_storage(const at::Tensor& matrix) {
+  TORCH_CHECK_VALUE(matrix.dim() == 2 && matrix.is_contiguous(),
+                    "transpose_in_storage: expected a contiguous matrix but "
+                    "found sizes ",
+                    matrix.sizes(), " and strides ", matrix.strides());
+  const auto values = matrix.detach();
+  const auto result = values.view({matrix.size(1), matrix.size(0)});
+  result.copy_(values.t().clone(at::MemoryFormat::Contiguous));
+  return result;
+}
+
 TransposedLinearImpl::TransposedLinearImpl(const at::Tensor& transposed_weight,
                                            const at::Tensor& given_bias) {
   TORCH_CHECK_VALUE(transposed_weight.dim() == 2,

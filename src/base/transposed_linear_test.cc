@@ -8,6 +8,17 @@
 namespace nfold {
 namespace {
 
+TEST(TransposeInStorage, ReordersElementsAndKeepsTheirMemory) {
+  const auto matrix = at::arange(6, at::kFloat).view({2, 3});
+  const auto expected = matrix.t().clone(at::MemoryFormat::Contiguous);
+  const auto turned = transpose_in_storage(matrix);
+  EXPECT_TRUE(at::equal(turned, expected));
+  EXPECT_TRUE(turned.is_contiguous());
+  EXPECT_EQ(turned.data_ptr(), matrix.data_ptr());
+  EXPECT_THROW(transpose_in_storage(turned.t()), c10::ValueError);
+  EXPECT_THROW(transpose_in_storage(at::zeros({3})), c10::ValueError);
+}
+
 TEST(TransposedLinear, MultipliesByTheWeightAsItWasStored) {
   const auto weight = at::arange(6, at::kFloat).view({2, 3}).requires_grad_();
   const auto bias = at::tensor({1.0F, 2.0F, 3.0F}).requires_grad_();
