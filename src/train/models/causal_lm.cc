@@ -2,6 +2,8 @@
 
 #include <ATen/Functions.h>
 
+#include <utility>
+
 #include "nfold/differentiable_collectives.h"
 #include "nfold/sequence_parallel.h"
 #include "train/models/gpt.h"
@@ -30,6 +32,19 @@ at::Tensor CausalLm::loss(const at::Tensor& tokens, const at::Tensor& targets) {
   TORCH_CHECK_VALUE(tokens.sizes() == targets.sizes(), "loss: tokens are ",
                     tokens.sizes(), " but targets are ", targets.sizes(),
                     "; they must have one shape.");
+  const auto loss = cross_entropy(tokens, targets);
+  if (mixtures_.num_mixtures == 0) return loss;
+  // Detached, so that the graph ends with the loss.
+  const auto aux_loss =
+      std::exchange(mixtures_.aux_loss, mixtures_.aux_loss.detach());
+  if (!is_training()) return loss;
+  return loss + aux_loss_coefficient_ *
+                    reduce_from_group(groups_.sequence,
+                                      aux_loss / size_of(groups_.sequence));
+}
+
+at::Tensor CausalLm::cross_entropy(const at::Tensor& tokens,
+                                   const at::Tensor& targets) {
   const auto flat_targets = targets.flatten();
   // The logits are the largest activation: no name keeps them alive, and
   // to() copies only if they are not fp32 yet.

@@ -24,15 +24,27 @@
 
 namespace nfold::train {
 
-// Null: one rank does it alone. Both must outlive the model.
+// Null: one rank does it alone. All must outlive the model.
 struct ModelGroups {
   Group* tensor = nullptr;    // nfold/tensor_parallel.h
   Group* sequence = nullptr;  // nfold/sequence_parallel.h
+  Group* expert = nullptr;    // nfold/moe.h
+};
+
+// What the mixtures of experts of a model did in one forward pass, with own
+// tokens.
+struct MixtureTally {
+  std::int64_t num_mixtures = 0;
+  std::int64_t num_choices = 0;  // tokens times experts per token
+  std::int64_t num_dropped = 0;  // choices for which there was no room
+  at::Tensor aux_loss{};         // the sum; undefined without mixtures
 };
 
 class CausalLm : public torch::nn::Module {
  public:
-  explicit CausalLm(const ModelGroups& groups) : groups_(groups) {}
+  CausalLm(const ModelConfig& config, const ModelGroups& groups)
+      : groups_(groups),
+        aux_loss_coefficient_(config.router_aux_loss_coefficient) {}
 
   // Own tokens [batch, length] of int64 -> what the last layer hands to the
   // head, [batch, length, hidden_size] in the parameters' dtype.
@@ -44,22 +56,30 @@ class CausalLm : public torch::nn::Module {
   at::Tensor forward(const at::Tensor& tokens);
   // Mean cross entropy over all tokens of the sequences, in fp32, the same on
   // all ranks of the groups; of own tokens and targets [batch, length] of
-  // int64.
+  // int64. While training, router_aux_loss_coef times the auxiliary loss of the
+  // mixtures is added, the mean of the ranks of the sequence group.
   at::Tensor loss(const at::Tensor& tokens, const at::Tensor& targets);
   // What follows the last of all tokens [batch, length], which every rank has:
   // logits [batch, vocab_size].
   at::Tensor next_logits(const at::Tensor& tokens);
+  // Of the last call of loss(). Its auxiliary loss is not differentiable.
+  const MixtureTally& mixtures() const { return mixtures_; }
 
  protected:
   // [vocab_size, hidden_size], or this rank's part of the rows.
   virtual const at::Tensor& head_weight() const = 0;
   const ModelGroups& groups() const { return groups_; }
 
+  // hidden_states() of a model with mixtures fills it anew.
+  MixtureTally mixtures_;
+
  private:
   // [..., hidden_size] -> this rank's part of the vocabulary.
   at::Tensor project_part(const at::Tensor& hidden);
+  at::Tensor cross_entropy(const at::Tensor& tokens, const at::Tensor& targets);
 
   const ModelGroups groups_;
+  const double aux_loss_coefficient_;
 };
 
 // Draws the initial weights from torch's random state, as GPT-2 did: that must

@@ -7,6 +7,7 @@
 
 #include "nfold/activation_checkpoint.h"
 #include "nfold/sequence_parallel.h"
+#include "train/models/gpt_mixture.h"
 
 namespace nfold::train {
 namespace {
@@ -84,22 +85,31 @@ at::Tensor GptMlpImpl::forward(const at::Tensor& x) {
   return c_proj_->forward(at::gelu(c_fc_->forward(x), "tanh"));
 }
 
-GptBlockImpl::GptBlockImpl(const ModelConfig& config, const ModelGroups& groups)
+GptBlockImpl::GptBlockImpl(const ModelConfig& config, const ModelGroups& groups,
+                           std::int64_t index)
     : residual_dropout_(config.residual_dropout),
       ln_1_(register_module("ln_1", layer_norm(config))),
       attn_(register_module("attn", GptAttention(config, groups))),
-      ln_2_(register_module("ln_2", layer_norm(config))),
-      mlp_(register_module("mlp", GptMlp(config, groups))) {}
+      ln_2_(register_module("ln_2", layer_norm(config))) {
+  if (has_mixture(config, index)) {
+    mixture_ = register_module("mlp", gpt_mixture(config, groups));
+  } else {
+    mlp_ = register_module("mlp", GptMlp(config, groups));
+  }
+}
 
-at::Tensor GptBlockImpl::forward(const at::Tensor& x) {
+std::vector<at::Tensor> GptBlockImpl::forward(const at::Tensor& x) {
   const auto y = x + at::dropout(attn_->forward(ln_1_->forward(x)),
                                  residual_dropout_, is_training());
-  return y + at::dropout(mlp_->forward(ln_2_->forward(y)), residual_dropout_,
-                         is_training());
+  const auto normed = ln_2_->forward(y);
+  auto made = mixture_ ? run_mixture(mixture_, normed)
+                       : std::vector{mlp_->forward(normed)};
+  made[0] = y + at::dropout(made[0], residual_dropout_, is_training());
+  return made;
 }
 
 Gpt::Gpt(const ModelConfig& config, const ModelGroups& groups)
-    : CausalLm(groups), config_(config) {
+    : CausalLm(config, groups), config_(config) {
   auto transformer = register_module(
       "transformer", std::make_shared<torch::nn::Module>("Transformer"));
   wte_ = transformer->register_module("wte", make_embedding(config, groups));
@@ -111,7 +121,7 @@ Gpt::Gpt(const ModelConfig& config, const ModelGroups& groups)
   }
   h_ = transformer->register_module("h", torch::nn::ModuleList());
   for (std::int64_t i = 0; i < config.num_layers; ++i) {
-    h_->push_back(GptBlock(config, groups));
+    h_->push_back(GptBlock(config, groups, i));
   }
   ln_f_ = transformer->register_module("ln_f", layer_norm(config));
   if (config.tie_word_embeddings) return;
@@ -124,6 +134,7 @@ const at::Tensor& Gpt::head_weight() const {
 
 at::Tensor Gpt::hidden_states(const at::Tensor& tokens) {
   check_tokens(groups(), tokens, config_.max_positions);
+  mixtures_ = {};
   const std::int64_t begin = sequence_offset(groups().sequence, tokens.size(1));
   const auto positions =
       at::arange(begin, begin + tokens.size(1), tokens.options());
@@ -131,12 +142,13 @@ at::Tensor Gpt::hidden_states(const at::Tensor& tokens) {
                        config_.embedding_dropout, is_training());
   for (const auto& module : *h_) {
     auto* block = module->as<GptBlockImpl>();
-    if (config_.activation_checkpointing) {
-      x = checkpoint([block](const at::Tensor& y) { return block->forward(y); },
-                     x);
-    } else {
-      x = block->forward(x);
-    }
+    const auto run = [block](const std::vector<at::Tensor>& inputs) {
+      return block->forward(inputs[0]);
+    };
+    const auto made =
+        config_.activation_checkpointing ? checkpoint(run, {x}) : run({x});
+    x = made[0];
+    add_to(mixtures_, made, tokens.numel() * config_.experts_per_token);
   }
   return ln_f_->forward(x);
 }

@@ -12,6 +12,7 @@
 #include <torch/nn/modules/embedding.h>
 #include <torch/nn/modules/normalization.h>
 
+#include "nfold/moe.h"
 #include "nfold/tensor_parallel.h"
 #include "train/models/causal_lm.h"
 
@@ -44,15 +45,19 @@ TORCH_MODULE(GptMlp);
 
 class GptBlockImpl : public torch::nn::Module {
  public:
-  GptBlockImpl(const ModelConfig& config, const ModelGroups& groups);
-  at::Tensor forward(const at::Tensor& x);
+  // `index` counts the blocks from 0.
+  GptBlockImpl(const ModelConfig& config, const ModelGroups& groups,
+               std::int64_t index);
+  // The output alone, or what run_mixture of gpt_mixture.h returns.
+  std::vector<at::Tensor> forward(const at::Tensor& x);
 
  private:
   const double residual_dropout_;
   torch::nn::LayerNorm ln_1_{nullptr};
   GptAttention attn_{nullptr};
   torch::nn::LayerNorm ln_2_{nullptr};
-  GptMlp mlp_{nullptr};
+  GptMlp mlp_{nullptr};  // or
+  MixtureOfExperts mixture_{nullptr};
 };
 TORCH_MODULE(GptBlock);
 

@@ -140,7 +140,7 @@ at::Tensor LlamaBlockImpl::forward(const at::Tensor& x,
 }
 
 Llama::Llama(const ModelConfig& config, const ModelGroups& groups)
-    : CausalLm(groups), config_(config) {
+    : CausalLm(config, groups), config_(config) {
   auto model =
       register_module("model", std::make_shared<torch::nn::Module>("Model"));
   embed_tokens_ =

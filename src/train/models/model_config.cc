@@ -61,6 +61,33 @@ void require_positive(JsonObject& section, std::string_view key,
   section.read(key, value, kPositive);
 }
 
+void read_mixture(JsonObject& section, ModelConfig& config) {
+  section.read("num_local_experts", config.num_experts, {.least = 0});
+  section.read("num_experts_per_tok", config.experts_per_token,
+               {.least = 1, .most = 2});
+  section.read("decoder_sparse_step", config.decoder_sparse_step, kPositive);
+  section.read("expert_capacity_factor", config.expert_capacity_factor,
+               {.least = 0, .least_is_open = true});
+  section.read("router_aux_loss_coef", config.router_aux_loss_coefficient,
+               {.least = 0});
+  section.read("router_jitter_noise", config.router_jitter, kProbability);
+  if (config.num_experts == 0) return;
+  if (config.num_experts < config.experts_per_token) {
+    section.violation(
+        "num_local_experts",
+        fmt::format("found {}; expected at least num_experts_per_tok, which "
+                    "is {}.",
+                    config.num_experts, config.experts_per_token));
+  }
+  if (config.decoder_sparse_step > config.num_layers) {
+    section.violation(
+        "decoder_sparse_step",
+        fmt::format("found {}, so that none of the {} blocks has a mixture; "
+                    "leave num_local_experts out, or lower it.",
+                    config.decoder_sparse_step, config.num_layers));
+  }
+}
+
 void read_gpt(JsonObject& section, ModelConfig& config) {
   config.max_positions = 1024;
   require_positive(section, "n_layer", config.num_layers);
@@ -76,6 +103,7 @@ void read_gpt(JsonObject& section, ModelConfig& config) {
   section.read("layer_norm_epsilon", config.norm_eps,
                {.least = 0, .least_is_open = true});
   expect_text(section, "activation_function", "gelu_new");
+  read_mixture(section, config);
   config.num_kv_heads = config.num_heads;
   if (config.num_heads > 0) {
     config.head_dim = config.hidden_size / config.num_heads;
@@ -185,7 +213,8 @@ std::string ModelConfig::to_json_text() const {
     json["rope_theta"] = rope_theta;
     json["hidden_act"] = "silu";
   } else {
-    json["architectures"] = {"GPT2LMHeadModel"};
+    // Hugging Face's GPT-2 has no mixtures and could not read the weights.
+    if (num_experts == 0) json["architectures"] = {"GPT2LMHeadModel"};
     json["n_layer"] = num_layers;
     json["n_embd"] = hidden_size;
     json["n_head"] = num_heads;
@@ -196,6 +225,14 @@ std::string ModelConfig::to_json_text() const {
     json["attn_pdrop"] = attention_dropout;
     json["layer_norm_epsilon"] = norm_eps;
     json["activation_function"] = "gelu_new";
+    if (num_experts > 0) {
+      json["num_local_experts"] = num_experts;
+      json["num_experts_per_tok"] = experts_per_token;
+      json["decoder_sparse_step"] = decoder_sparse_step;
+      json["expert_capacity_factor"] = expert_capacity_factor;
+      json["router_aux_loss_coef"] = router_aux_loss_coefficient;
+      json["router_jitter_noise"] = router_jitter;
+    }
   }
   return json.dump(2);
 }

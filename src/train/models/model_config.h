@@ -39,6 +39,14 @@ struct ModelConfig {
   // Projections that write into the residual stream start with this standard
   // deviation, so that its variance does not grow with the depth (GPT-2).
   double residual_deviation() const;
+  // Mixtures of experts in place of the MLP in every decoder_sparse_step-th
+  // block of a GPT; none if num_experts is 0. See nfold/moe.h.
+  std::int64_t num_experts = 0;
+  std::int64_t experts_per_token = 2;
+  std::int64_t decoder_sparse_step = 2;
+  double expert_capacity_factor = 1.25;
+  double router_aux_loss_coefficient = 0.01;
+  double router_jitter = 0;
   // Run every block under nfold::checkpoint.
   bool activation_checkpointing = false;
 

@@ -54,10 +54,43 @@ TEST(ModelConfigTest, ReadsTheKeysOfLlama) {
   EXPECT_EQ(config.vocab_size, 0);
 }
 
+TEST(ModelConfigTest, ReadsMixturesOfExperts) {
+  const auto config = read(R"({"n_layer": 2, "n_embd": 64, "n_head": 4,
+    "num_local_experts": 4, "num_experts_per_tok": 1,
+    "router_aux_loss_coef": 0.02, "router_jitter_noise": 0.1,
+    "decoder_sparse_step": 1, "expert_capacity_factor": 2})");
+  EXPECT_EQ(config.num_experts, 4);
+  EXPECT_EQ(config.experts_per_token, 1);
+  EXPECT_EQ(config.router_aux_loss_coefficient, 0.02);
+  EXPECT_EQ(config.router_jitter, 0.1);
+  EXPECT_EQ(config.decoder_sparse_step, 1);
+  EXPECT_EQ(config.expert_capacity_factor, 2);
+  EXPECT_EQ(read(R"({"n_layer": 2, "n_embd": 64, "n_head": 4})").num_experts,
+            0);
+}
+
+TEST(ModelConfigTest, MixturesThatCannotBeAreErrors) {
+  const auto error = [](const std::string& keys) {
+    return error_of(R"({"n_layer": 2, "n_embd": 64, "n_head": 4, )" + keys +
+                    "}");
+  };
+  EXPECT_THAT(error(R"("num_local_experts": 4, "num_experts_per_tok": 3)"),
+              HasSubstr("num_experts_per_tok"));
+  EXPECT_THAT(error(R"("num_local_experts": 1)"),
+              AllOf(HasSubstr("num_local_experts"), HasSubstr("found 1"),
+                    HasSubstr("which is 2")));
+  EXPECT_THAT(error(R"("num_local_experts": 4, "expert_capacity_factor": 0)"),
+              HasSubstr("expert_capacity_factor"));
+  EXPECT_THAT(error(R"("num_local_experts": 4, "decoder_sparse_step": 3)"),
+              AllOf(HasSubstr("decoder_sparse_step"), HasSubstr("2 blocks")));
+}
+
 TEST(ModelConfigTest, WhatIsWrittenReadsBackEqual) {
   for (const char* text :
        {R"({"n_layer": 2, "n_embd": 64, "n_head": 4, "vocab_size": 9,
             "attn_pdrop": 0.25, "n_inner": 100})",
+        R"({"n_layer": 2, "n_embd": 64, "n_head": 4, "vocab_size": 9,
+            "num_local_experts": 6, "router_jitter_noise": 0.5})",
         R"({"model_type": "llama", "num_hidden_layers": 3, "hidden_size": 96,
             "num_attention_heads": 6, "num_key_value_heads": 2,
             "vocab_size": 9, "head_dim": 10})"}) {
