@@ -65,7 +65,10 @@ ShardFiller::ShardFiller(Mesh& mesh, ShardedModel& model,
 
 std::vector<std::string> ShardFiller::fill_from_tape(
     std::unique_ptr<ConstructionTape> tape, bool from_rank_0) {
-  if (!from_rank_0 && !is_same_on_all(group_, tape->fingerprint())) {
+  // Every rank makes all experts and keeps its own.
+  const auto kept = has_experts() ? ConstructionTape::Kept::kWhatever
+                                  : ConstructionTape::Kept::kSame;
+  if (!from_rank_0 && !is_same_on_all(group_, tape->fingerprint(kept))) {
     log_warning(
         "the ranks took different ways through the function that nfold::init "
         "calls; all ranks get what rank 0 built");

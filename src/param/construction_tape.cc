@@ -36,7 +36,7 @@ bool has_values_of(const c10::Storage& a, const c10::Storage& b) {
 
 }  // namespace
 
-std::uint64_t ConstructionTape::fingerprint() const {
+std::uint64_t ConstructionTape::fingerprint(Kept kept) const {
   Hasher hasher;
   const auto add_ids = [&](const std::vector<std::size_t>& ids) {
     hasher.add_number(static_cast<std::int64_t>(ids.size()));
@@ -50,7 +50,7 @@ std::uint64_t ConstructionTape::fingerprint() const {
   }
   for (const TapeStorage& storage : storages_) {
     hasher.add_number(static_cast<std::int64_t>(storage.twin.nbytes()));
-    hasher.add_number(storage.is_in_use());
+    if (kept == Kept::kSame) hasher.add_number(storage.is_in_use());
   }
   return hasher.digest();
 }

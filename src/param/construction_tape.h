@@ -75,8 +75,11 @@ class ConstructionTape {
 
   // Equal for constructors that called the same operators on the same storages
   // in the same order: replays of their tapes store the same things in the same
-  // order. Numbers among the arguments do not count.
-  std::uint64_t fingerprint() const;
+  // order. Numbers among the arguments do not count. With kWhatever, equal
+  // also if they kept other tensors of those they made: then replays store
+  // what both kept in one order.
+  enum class Kept { kSame, kWhatever };
+  std::uint64_t fingerprint(Kept kept = Kept::kSame) const;
 
   // Is the tensor's memory still to come from this tape?
   bool is_deferred(const at::Tensor& tensor) const;
