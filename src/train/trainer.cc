@@ -1,6 +1,5 @@
 #include "train/trainer.h"
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/Functions.h>
 #include <ATen/core/grad_mode.h>
@@ -25,6 +24,7 @@
 #include "train/generate.h"
 #include "train/monitor/quantity.h"
 #include "train/trainer_report.h"
+#include "train/whole_weights.h"
 
 namespace nfold::train {
 namespace {
@@ -64,6 +64,35 @@ void remove_old_run(const std::filesystem::path& run_dir) {
   }
 }
 
+ModelGroups model_groups(const Mesh& mesh, const Config& config) {
+  ModelGroups groups{.tensor = mesh.find("tensor_parallel"),
+                     .sequence = mesh.find("sequence_parallel")};
+  const auto expert_size = static_cast<int>(config.expert_parallel_size);
+  if (expert_size > 1) groups.expert = &mesh.expert(expert_size);
+  return groups;
+}
+
+void add(const MixtureTally& tally, MixtureTally* sum) {
+  if (tally.num_mixtures == 0) return;
+  sum->num_mixtures += tally.num_mixtures;
+  sum->num_choices += tally.num_choices;
+  sum->num_dropped += tally.num_dropped;
+  sum->aux_loss =
+      sum->aux_loss.defined() ? sum->aux_loss + tally.aux_loss : tally.aux_loss;
+}
+
+std::string progress_text(const StepMetrics& metrics,
+                          std::optional<double> val_loss) {
+  std::string text = fmt::format("loss {:.4f}", metrics.loss);
+  if (val_loss) text += fmt::format(" (val {:.4f})", *val_loss);
+  if (metrics.mixture) {
+    text +=
+        fmt::format("  dropped {:.1f}%", 100 * metrics.mixture->dropped_share);
+  }
+  return text +
+         fmt::format("  {} tokens/s", count_text(metrics.tokens_per_second));
+}
+
 }  // namespace
 
 void check_run_dir(const std::filesystem::path& run_dir, bool is_overwriting) {
@@ -88,9 +117,7 @@ Trainer::Trainer(TrainerConfig config, const World& world,
   const auto seed = static_cast<std::uint64_t>(config_.train.seed);
   at::manual_seed(seed);
   model_ = init(mesh_, config_.engine, [this] {
-    return make_model(config_.model,
-                      {.tensor = mesh_.find("tensor_parallel"),
-                       .sequence = mesh_.find("sequence_parallel")});
+    return make_model(config_.model, model_groups(mesh_, config_.engine));
   });
   engine_.emplace(model_, mesh_, config_.engine);
   // All ranks drew the same weights; what they drop out must differ, except
@@ -141,6 +168,7 @@ void Trainer::run_step(std::int64_t step) {
   metrics.step = step;
   // Before the update, so that a loss that is not finite spoils no weights.
   metrics.loss = checked_mean(gathered.values, step);
+  metrics.mixture = mixture_metrics();
   metrics.report = engine_->step();
   metrics.step_ms = seconds_since(begin) * 1e3;
   metrics.samples = step * batch_.train_batch_size;
@@ -166,11 +194,7 @@ void Trainer::run_step(std::int64_t step) {
   metrics.report.memory = largest_of(gathered.memory);
   monitor_->metrics.write(metrics);
   write_step_events(metrics, &monitor_->events);
-  monitor_->progress.update(
-      step, fmt::format("loss {:.4f}{}  {} tokens/s", metrics.loss,
-                        val_loss_ ? fmt::format(" (val {:.4f})", *val_loss_)
-                                  : std::string(),
-                        count_text(metrics.tokens_per_second)));
+  monitor_->progress.update(step, progress_text(metrics, val_loss_));
 }
 
 at::Tensor Trainer::loss_of(const TokenLoader& loader, std::int64_t step,
@@ -189,10 +213,12 @@ at::Tensor Trainer::loss_of(const TokenLoader& loader, std::int64_t step,
 double Trainer::accumulate(std::int64_t step) {
   const std::int64_t num_micro_steps = batch_.gradient_accumulation_steps;
   double sum = 0;
+  mixtures_ = {};
   for (std::int64_t micro_step = 0; micro_step < num_micro_steps;
        ++micro_step) {
     const at::Tensor loss = loss_of(data_.train, step - 1, micro_step);
     sum += loss.item<double>();
+    add(model_->mixtures(), &mixtures_);
     engine_->backward(loss);
     if (micro_step + 1 < num_micro_steps &&
         config_.engine.managed_gradient_accumulation) {
@@ -200,6 +226,20 @@ double Trainer::accumulate(std::int64_t step) {
     }
   }
   return sum / static_cast<double>(num_micro_steps);
+}
+
+std::optional<MixtureMetrics> Trainer::mixture_metrics() const {
+  if (mixtures_.num_mixtures == 0) return std::nullopt;
+  at::Tensor sums = at::tensor({mixtures_.aux_loss.item<double>(),
+                                static_cast<double>(mixtures_.num_mixtures),
+                                static_cast<double>(mixtures_.num_dropped),
+                                static_cast<double>(mixtures_.num_choices)},
+                               at::kDouble);
+  // Over the world's group, see gather().
+  all_reduce(world_.group(), sums).wait();
+  const double* of_all = sums.const_data_ptr<double>();
+  return MixtureMetrics{.aux_loss = of_all[0] / of_all[1],
+                        .dropped_share = of_all[2] / of_all[3]};
 }
 
 double Trainer::validate() {
@@ -258,31 +298,15 @@ double Trainer::checked_mean(const std::vector<double>& losses,
          static_cast<double>(losses.size());
 }
 
-std::shared_ptr<const CausalLm> Trainer::whole_model() const {
-  Group* tensor = mesh_.find("tensor_parallel");
-  const bool is_wanted = monitor_ != nullptr;
-  if (tensor == nullptr) return is_wanted ? model_ : nullptr;
-  std::shared_ptr<CausalLm> whole;
-  if (is_wanted) {
-    // Its random values are overwritten; those of dropout go on as on the
-    // other ranks.
-    at::Generator generator = at::detail::getDefaultCPUGenerator();
-    const at::Tensor state = generator.get_state();
-    whole = make_model(config_.model);
-    generator.set_state(state);
-    whole->to(model_->parameters().front().scalar_type());
-  }
-  copy_whole_model(tensor, *model_, whole.get());
-  return whole;
-}
-
 void Trainer::save() const {
   if (!config_.train.is_saving) return;
   // The file holds whole weights, which all ranks gather together.
   const GatheredParameters scope(model_->parameters());
-  const auto whole = whole_model();
-  if (!whole) return;
-  save_weights(*whole, (run_dir_ / "model.safetensors").string());
+  const NamedTensors weights =
+      whole_weights(*model_, model_groups(mesh_, config_.engine));
+  if (!monitor_) return;
+  save_safetensors((run_dir_ / "model.safetensors").string(), weights,
+                   {{"format", "pt"}});
   write_file_atomically(run_dir_ / "config.json",
                         config_.model.to_json_text() + "\n");
   if (data_.tokenizer.has_value()) {

@@ -68,14 +68,15 @@ class Trainer {
   // Runs all micro steps but the optimizer's part of the last. Returns this
   // rank's mean loss.
   double accumulate(std::int64_t step);
+  // Of what the last accumulate() ran, on all ranks. Collective for models
+  // with mixtures of experts, else empty.
+  std::optional<MixtureMetrics> mixture_metrics() const;
   double validate();
   Gathered gather(double value) const;
   // The mean of the ranks' losses, if all are finite.
   double checked_mean(const std::vector<double>& losses,
                       std::int64_t step) const;
   void save() const;
-  // The model as one rank has it, on rank 0; null on others. Collective.
-  std::shared_ptr<const CausalLm> whole_model() const;
   std::string sample();
   void print_summary(const Gathered& gathered);
 
@@ -90,6 +91,7 @@ class Trainer {
   std::unique_ptr<Monitor> monitor_;  // rank 0 only
   std::deque<double> recent_losses_;
   std::optional<double> val_loss_;
+  MixtureTally mixtures_;  // of the micro steps of a step, on this rank
   CommCounts comm_{};
   double seconds_ = 0;
 };

@@ -1,5 +1,6 @@
 #include "train/trainer_config.h"
 
+#include <c10/util/Exception.h>
 #include <fmt/format.h>
 
 #include <filesystem>
@@ -88,6 +89,17 @@ TrainConfig read_train(JsonObject section, Config& engine) {
   return config;
 }
 
+void check_experts(const ModelConfig& model, const Config& engine) {
+  const std::int64_t size = engine.expert_parallel_size;
+  TORCH_CHECK_VALUE(
+      size == 1 || model.num_experts > 0, "engine.expert_parallel_size: found ",
+      size, ", but the model has no experts; set model.num_local_experts");
+  TORCH_CHECK_VALUE(model.num_experts % size == 0,
+                    "engine.expert_parallel_size: the ", model.num_experts,
+                    " experts of model.num_local_experts do not divide over ",
+                    size, " ranks");
+}
+
 }  // namespace
 
 TrainerConfig TrainerConfig::read(const std::string& path,
@@ -106,6 +118,7 @@ TrainerConfig TrainerConfig::read(const std::string& path,
   root.finish();
   document.raise_if_violated();
   config.engine.validate();
+  check_experts(config.model, config.engine);
   if (config.data.prepared.empty()) {
     config.data.prepared = "data/" + config.name;
   }

@@ -107,6 +107,23 @@ TEST_F(TrainerConfigTest, ContradictionsAreNamed) {
                         "engine.sequence_parallel_size 3"));
 }
 
+TEST_F(TrainerConfigTest, ExpertsMustDivideOverTheirRanks) {
+  const auto error = [&](const std::string& experts, int size) {
+    return error_of(
+        R"("model": {"n_layer": 2, "n_embd": 16, "n_head": 2,
+            "vocab_size": 300)" +
+        experts +
+        R"(}, "data": {"synthetic": true},
+            "engine": {"train_batch_size": 4, "expert_parallel_size": )" +
+        std::to_string(size) + "}");
+  };
+  EXPECT_THAT(error(R"(, "num_local_experts": 4)", 3),
+              AllOf(HasSubstr("expert_parallel_size"), HasSubstr("4 experts"),
+                    HasSubstr("3 ranks")));
+  EXPECT_THAT(error("", 2), HasSubstr("model.num_local_experts"));
+  EXPECT_EQ(error(R"(, "num_local_experts": 4)", 2), "no error");
+}
+
 TEST_F(TrainerConfigTest, EveryExampleReads) {
   int num_examples = 0;
   for (const auto& entry :

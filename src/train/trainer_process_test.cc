@@ -120,6 +120,44 @@ TEST_F(TrainProgramTest, TrainsOverTwoRanksReportsAndGenerates) {
   EXPECT_EQ(run(generate).output, text.output);
 }
 
+// The same training whether ranks share out the experts or each has all; the
+// file of weights has all in both cases.
+TEST_F(TrainProgramTest, TrainsExpertsThatRanksShareOut) {
+  const std::string experts =
+      " --set model.num_local_experts=4 --set engine.zero_optimization.stage=3";
+  const Outcome alone = run(train("alone", 2) + experts);
+  ASSERT_EQ(alone.exit_code, 0) << alone.output;
+  const Outcome shared = run(train("shared", 2) + experts +
+                             " --set engine.expert_parallel_size=2");
+  ASSERT_EQ(shared.exit_code, 0) << shared.output;
+  EXPECT_THAT(shared.output, HasSubstr("all_to_all"));
+  const auto expected = metrics("alone");
+  const auto actual = metrics("shared");
+  ASSERT_EQ(actual.size(), expected.size());
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    for (const char* key : {"loss", "grad_norm", "aux_loss"}) {
+      EXPECT_NEAR(actual[i][key].get<double>(), expected[i][key].get<double>(),
+                  1e-4 * expected[i][key].get<double>())
+          << key << " of step " << i + 1;
+    }
+    EXPECT_GE(actual[i]["aux_loss"].get<double>(), 0.9);
+    EXPECT_LT(actual[i]["dropped_share"].get<double>(), 0.5);
+  }
+  const auto text_of = [&](const std::string& run_name) {
+    const Outcome text =
+        run("generate --run-dir " + run_dir(run_name).string() +
+            " --prompt 'def f' --max-tokens 12 --temperature 0");
+    EXPECT_EQ(text.exit_code, 0) << text.output;
+    return text.output;
+  };
+  EXPECT_EQ(text_of("shared"), text_of("alone"));
+  const Outcome refused = run(train("refused", 2) + experts +
+                              " --set engine.expert_parallel_size=3");
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.output,
+              AllOf(HasSubstr("4 experts"), HasSubstr("3 ranks")));
+}
+
 TEST_F(TrainProgramTest, RanksAndMicroStepsDivideTheSameBatch) {
   ASSERT_EQ(run(train("two", 2)).exit_code, 0);
   ASSERT_EQ(run(train("one") + " --set engine.gradient_accumulation_steps=2")

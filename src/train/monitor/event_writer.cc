@@ -132,6 +132,10 @@ void write_step_events(const StepMetrics& metrics, EventWriter* writer) {
   add("Train/Samples/elapsed_time_ms_backward", report.backward_ms);
   add("Train/Samples/elapsed_time_ms_backward_allreduce", report.comm_wait_ms);
   add("Train/Samples/elapsed_time_ms_step", report.optimizer_ms);
+  if (metrics.mixture) {
+    add("Train/Samples/aux_loss", metrics.mixture->aux_loss);
+    add("Train/Samples/dropped_share", metrics.mixture->dropped_share);
+  }
   if (metrics.val_loss) add("Validation/Samples/loss", *metrics.val_loss);
   writer->flush();
 }

@@ -84,6 +84,11 @@ std::string metrics_json(const StepMetrics& metrics) {
   if (metrics.val_loss) {
     json += fmt::format(R"("val_loss":{},)", exact(*metrics.val_loss));
   }
+  if (metrics.mixture) {
+    json += fmt::format(R"("aux_loss":{},"dropped_share":{},)",
+                        exact(metrics.mixture->aux_loss),
+                        exact(metrics.mixture->dropped_share));
+  }
   json += fmt::format(
       R"("memory":{{"params_bytes":{},"grads_bytes":{},"optimizer_bytes":{},)"
       R"("bucket_peak_bytes":{},"gathered_peak_bytes":{},)"

@@ -63,6 +63,16 @@ TEST(MetricsJson, HasEveryField) {
   EXPECT_FALSE(json.contains("val_loss"));
 }
 
+TEST(MetricsJson, HasTheFieldsOfMixturesWhereThereAreAny) {
+  StepMetrics metrics = example();
+  EXPECT_FALSE(
+      nlohmann::json::parse(metrics_json(metrics)).contains("aux_loss"));
+  metrics.mixture = {.aux_loss = 1.25, .dropped_share = 0.125};
+  const auto json = nlohmann::json::parse(metrics_json(metrics));
+  EXPECT_EQ(json["aux_loss"], 1.25);
+  EXPECT_EQ(json["dropped_share"], 0.125);
+}
+
 TEST(MetricsJson, LossKeepsAllBitsOfAFloat) {
   for (const float loss : {4.12674093F, 1.0F / 3, 1e-30F, 16777217.0F}) {
     StepMetrics metrics = example();

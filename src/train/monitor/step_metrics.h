@@ -11,6 +11,13 @@
 
 namespace nfold::train {
 
+// Of the mixtures of experts, over all ranks and micro steps.
+struct MixtureMetrics {
+  double aux_loss = 0;       // mean over mixtures; 1 if all experts are used
+                             // alike
+  double dropped_share = 0;  // choices of an expert that found no room
+};
+
 struct StepMetrics {
   std::int64_t step = 0;
   double loss = 0;           // mean over the global batch
@@ -19,6 +26,7 @@ struct StepMetrics {
   double tokens_per_second = 0;
   double step_ms = 0;
   std::optional<double> val_loss = {};
+  std::optional<MixtureMetrics> mixture = {};  // of a model that has any
   // grad_norm, lr, loss_scale, is_skipped, the times and the counters. Its
   // `memory` should be that of the largest rank.
   StepReport report = {};
