@@ -6,7 +6,7 @@
 //
 //   nfold::MixtureOfExperts mixture(
 //       {.hidden_size = 512, .num_experts = 8, .top_k = 2,
-//        .expert_group = &mesh.group("expert")},
+//        .expert_group = &mesh.expert(4)},
 //       [] { return Mlp(512, 2048); });
 //   auto [y, aux_loss, counts, num_dropped] = mixture->forward(x);
 //   auto loss = task_loss(y) + 0.01 * aux_loss;
