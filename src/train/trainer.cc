@@ -19,7 +19,6 @@
 #include "nfold/init.h"
 #include "nfold/report.h"
 #include "nfold/sequence_parallel.h"
-#include "nfold/tensor_parallel.h"
 #include "train/files/output_file.h"
 #include "train/generate.h"
 #include "train/monitor/quantity.h"
