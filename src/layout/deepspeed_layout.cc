@@ -63,4 +63,24 @@ std::int64_t deepspeed_padding(const DeepSpeedLayout& layout,
   return layout.partition_numel - real;
 }
 
+DeepSpeedSecondaryShard deepspeed_secondary_shard(std::int64_t param_numel,
+                                                  std::int64_t num_ranks,
+                                                  std::int64_t group_size,
+                                                  std::int64_t group_rank) {
+  TORCH_CHECK_VALUE(param_numel >= 0 && num_ranks > 0 && group_size > 0 &&
+                        num_ranks % group_size == 0,
+                    "secondary shard of ", param_numel,
+                    " elements: expected a group size that divides the ranks, "
+                    "but ",
+                    num_ranks, " is not divisible by ", group_size);
+  TORCH_CHECK_VALUE(group_rank >= 0 && group_rank < group_size,
+                    "secondary shard: expected a rank from 0 to ",
+                    group_size - 1, " but found ", group_rank);
+  const auto primary = (param_numel + num_ranks - 1) / num_ranks;
+  const auto numel = primary * (num_ranks / group_size);
+  const auto begin = std::min(numel * group_rank, param_numel);
+  const auto end = std::min(numel * (group_rank + 1), param_numel);
+  return {numel, {begin, end - begin}};
+}
+
 }  // namespace nfold

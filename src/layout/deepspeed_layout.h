@@ -49,4 +49,21 @@ std::vector<Fragment> deepspeed_fragments(const DeepSpeedLayout& layout,
 std::int64_t deepspeed_padding(const DeepSpeedLayout& layout,
                                std::int64_t rank);
 
+// Of one parameter at stage 3 with hpZ: its elements in the secondary shard of
+// a rank.
+struct DeepSpeedSecondaryShard {
+  std::int64_t numel = 0;  // of the shard, with zeros behind `range`
+  FlatRange range;         // of the parameter
+};
+
+// The parameter padded to a multiple of num_ranks and cut into group_size
+// shards; group_rank is the rank in its secondary group. So a secondary shard
+// is num_ranks / group_size primary ones. Raises c10::ValueError for a negative
+// count, a group_size that does not divide num_ranks and a rank outside of it.
+// Source: ZeRO++.
+DeepSpeedSecondaryShard deepspeed_secondary_shard(std::int64_t param_numel,
+                                                  std::int64_t num_ranks,
+                                                  std::int64_t group_size,
+                                                  std::int64_t group_rank);
+
 }  // namespace nfold

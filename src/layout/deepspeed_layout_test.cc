@@ -103,5 +103,29 @@ TEST(DeepSpeedLayoutTest, BadArgumentsAreRejected) {
   EXPECT_THROW(deepspeed_layout({-1}, 2), c10::ValueError);
 }
 
+TEST(DeepSpeedLayoutTest, SecondaryShardsAreSeveralPrimaryOnes) {
+  struct Row {
+    std::int64_t numel, ranks, group, shard;
+    std::vector<std::int64_t> real;
+  };
+  for (const Row& row :
+       {Row{10, 8, 4, 4, {4, 4, 2, 0}}, Row{16, 8, 4, 4, {4, 4, 4, 4}},
+        Row{3, 4, 2, 2, {2, 1}}, Row{1, 4, 2, 2, {1, 0}},
+        Row{0, 4, 2, 0, {0, 0}}}) {
+    std::int64_t next = 0;
+    for (std::int64_t rank = 0; rank < row.group; ++rank) {
+      const auto shard =
+          deepspeed_secondary_shard(row.numel, row.ranks, row.group, rank);
+      EXPECT_EQ(shard.numel, row.shard);
+      EXPECT_EQ(shard.range.numel, row.real[static_cast<std::size_t>(rank)]);
+      if (shard.range.numel > 0) EXPECT_EQ(shard.range.begin, next);
+      next += shard.range.numel;
+    }
+    EXPECT_EQ(next, row.numel);
+  }
+  EXPECT_THROW(deepspeed_secondary_shard(8, 8, 3, 0), c10::ValueError);
+  EXPECT_THROW(deepspeed_secondary_shard(8, 8, 4, 4), c10::ValueError);
+}
+
 }  // namespace
 }  // namespace nfold
