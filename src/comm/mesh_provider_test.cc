@@ -111,6 +111,7 @@ TEST(MeshProvider, GroupsAreUsedAsTheyAre) {
 }
 
 TEST(MeshProvider, ItsSizesCountBeforeThoseOfTheConfiguration) {
+  ::testing::internal::CaptureStderr();
   expect_provided(8, data_inside_model(),
                   config_of(R"("tensor_parallel_size": 4,
                                "data_parallel_size": 2)"),
@@ -119,6 +120,10 @@ TEST(MeshProvider, ItsSizesCountBeforeThoseOfTheConfiguration) {
                     EXPECT_EQ(mesh.tensor_parallel_size(), 2);
                     EXPECT_EQ(mesh.data_parallel_size(), 4);
                   });
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(),
+              AllOf(HasSubstr("tensor_parallel_size is 4, but the group "
+                              "provider's model-parallel groups have 2"),
+                    HasSubstr("data_parallel_size is 2")));
 }
 
 TEST(MeshProvider, ASizeOfWhichItHasNoGroupIsAnError) {
@@ -210,13 +215,16 @@ TEST(MeshProvider, StateIsShardedOverItsSequenceDataGroup) {
 }
 
 TEST(MeshProvider, ADataGroupWithWholeSequencesIsWhereStateIsSharded) {
+  ::testing::internal::CaptureStderr();
   expect_provided(
-      4, {.data = {{0, 1, 2, 3}}, .sequence = {{0, 1}, {2, 3}}}, Config(),
+      4, {.data = {{0, 1, 2, 3}}, .sequence = {{0, 1}, {2, 3}}},
+      config_of(R"("data_parallel_size": 2)"),
       {{"sequence_data", {{0, 1, 2, 3}}}, {"data_parallel", {{0, 2}, {1, 3}}}},
       [](Mesh& mesh, ListProvider& provider) {
         EXPECT_EQ(&mesh.state_group(), provider.data_parallel_group());
         EXPECT_EQ(mesh.data_parallel_size(), 2);
       });
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
 }
 
 TEST(MeshProvider, OfSequencesOnlyHasDataGroupsMadeBetweenThem) {

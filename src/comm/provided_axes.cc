@@ -123,7 +123,8 @@ std::optional<std::size_t> size_of(const ProvidedLists& lists, Kind kind) {
   return size;
 }
 
-void check_config(const ProvidedLists& lists, const Config& config) {
+void check_config(const ProvidedLists& lists, const RankLists& state_lists,
+                  const Config& config) {
   // 1 is what is not set, and so contradicts nothing.
   if (config.sequence_parallel_size > 1) {
     compare_sizes("sequence_parallel_size", config.sequence_parallel_size,
@@ -133,9 +134,11 @@ void check_config(const ProvidedLists& lists, const Config& config) {
     compare_sizes("tensor_parallel_size", config.tensor_parallel_size,
                   size_of(lists, kModel), kModel);
   }
-  if (config.data_parallel_size && !lists[kData].empty()) {
-    compare_sizes("data_parallel_size", *config.data_parallel_size,
-                  size_of(lists, kData), kData);
+  if (config.data_parallel_size) {
+    compare_sizes(
+        "data_parallel_size", *config.data_parallel_size,
+        state_lists.front().size() / size_of(lists, kSequence).value_or(1),
+        kData);
   }
 }
 
@@ -205,7 +208,6 @@ ProvidedAxes provided_axes(const World& world, const Config& config,
   TORCH_CHECK_VALUE(groups[kData] != nullptr || groups[kSequence] != nullptr,
                     "group provider: expected data-parallel groups, or "
                     "sequence-parallel groups alone, but found neither");
-  check_config(lists, config);
   ProvidedAxes axes;
   const auto take = [&](const char* name, Kind kind) {
     if (groups[kind] != nullptr) axes.groups[name] = groups[kind];
@@ -214,6 +216,7 @@ ProvidedAxes provided_axes(const World& world, const Config& config,
   take(kTensorParallel, kModel);
   take(kPipelineParallel, kPipeline);
   add_state_groups(lists, groups, world.size(), axes);
+  check_config(lists, axes.state_lists, config);
   return axes;
 }
 
