@@ -33,6 +33,8 @@ PUBLIC = {
     "memory_estimates.h": "layout", "partition.h": "layout",
     "tensor_lists.h": "layout",
     "config.h": "config", "strict_json.h": "config",
+    "expert_ranks.h": "layout", "mics_ranks.h": "layout",
+    "rank_lists.h": "layout",
     "collectives.h": "comm", "dp_gather.h": "comm", "group.h": "comm",
     "group_provider.h": "comm", "mesh.h": "comm",
     "partitioned_tensor.h": "comm",

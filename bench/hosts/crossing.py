@@ -28,8 +28,9 @@ MIB = 2**20
 PARAM_BYTES = 4
 # Headers and acknowledgements, by which more crosses than was sent.
 MAX_HEADERS = 0.03
-# hpZ gathers inside a node in backward, so half of the gathers cross; a unit
-# that forward uses twice may be gathered once more.
+# hpZ gathers inside a node after a step's first gather, so at most half of the
+# gathers cross, with micro batches fewer; a unit that forward uses twice may be
+# gathered once more.
 MAX_HPZ_SHARE = 0.55
 # Another order of summation than that of stage 3.
 MAX_MICS_LOSS_DIFFERENCE = 1e-5
@@ -90,7 +91,10 @@ class Contestant:
         return "mics_shard_size" in self.zero
 
     def num_shards(self, num_ranks):
-        return self.zero.get("mics_shard_size", num_ranks)
+        """Of the parameters, over what a rank holds of them."""
+        primary = self.zero.get("mics_shard_size", num_ranks)
+        secondary = self.zero.get("zero_hpz_partition_size")
+        return 1 / (1 / primary + 1 / secondary) if secondary else primary
 
     def config(self, base, num_steps):
         """The configuration `base` with this contestant's settings."""
@@ -211,7 +215,7 @@ def _wrong_bytes(run, contestant, stage3_parameter_bytes):
             return "expected all gradients to cross, found fewer bytes"
     elif contestant.name == "hpz":
         if of_parameters < one_gather:
-            return "expected forward's gather to cross, found fewer bytes"
+            return "expected a step's first gather to cross, found fewer bytes"
         if (stage3_parameter_bytes and
                 of_parameters > MAX_HPZ_SHARE * stage3_parameter_bytes):
             return (f"{of_parameters / stage3_parameter_bytes:.2f} of stage "

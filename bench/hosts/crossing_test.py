@@ -96,7 +96,7 @@ class ChecksTest(unittest.TestCase):
     def test_hpz_that_gathers_nothing_across_is_noted(self):
         runs = good_runs()
         runs[1] = run_of(HPZ, ONE_GATHER // 2)
-        self.assertRegex(self.notes(runs)[0], "forward's gather")
+        self.assertRegex(self.notes(runs)[0], "first gather")
 
     def test_stage_3_that_keeps_parameters_is_noted(self):
         runs = [run_of(STAGE3, ONE_GATHER)]

@@ -211,7 +211,7 @@ def _summarise(watcher, contestant, setting, started, num_warmup):
     described = setting.run_dir / "peer.json"
     about = json.loads(described.read_text()) if described.exists() else {}
     params_bytes = records[-1]["memory"].get("params_bytes")
-    if params_bytes:  # of a shard
+    if params_bytes:  # of what a rank holds
         params_bytes *= contestant.num_shards(setting.num_ranks)
     return Result(
         step_ms=step_ms,
@@ -226,7 +226,7 @@ def _summarise(watcher, contestant, setting, started, num_warmup):
         loss=loss,
         start_seconds=seen[0].seconds - started - records[0]["step_ms"] / 1e3,
         num_parameters=about.get("num_parameters",
-                                 params_bytes and params_bytes // 4),
+                                 params_bytes and round(params_bytes / 4)),
         optimizer=about.get("optimizer", engine["optimizer"]["type"]),
         comm=records[-1].get("comm", {}),
     )

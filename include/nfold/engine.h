@@ -16,8 +16,9 @@
 // nfold/gather.h, and without unshard_model the parameters are left without
 // memory when the engine is destroyed.
 //
-// Every rank of the data-parallel group must construct the engine with the
-// same model and call backward and step equally often. At stage 3 all ranks
+// Every rank of the mesh must construct the engine with the same model and call
+// backward and step equally often. The mesh must outlive the engine and stay
+// where it is. At stage 3 all ranks
 // must also use parameters in the same order, in forward passes of evaluation
 // too. Not thread-safe.
 #pragma once

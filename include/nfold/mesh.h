@@ -158,7 +158,8 @@ class Mesh {
 
   // Ends a group, under each name that it has; to ask for it is then an error.
   // A group of a provider is only forgotten. Raises as group(). To be called by
-  // all ranks of the group when none uses it.
+  // every rank of the world at the same point, when none uses the group: a
+  // create_ function makes all groups of a name or none.
   void destroy(const std::string& name);
 
  private:

@@ -63,8 +63,8 @@ at::Tensor part_of(Group* group, const at::Tensor& whole, TensorSplit split);
 at::Tensor whole_of(Group* group, const at::Tensor& part, TensorSplit split);
 
 // Implemented by the layers below, and by layers of your own: then an engine
-// shards each part over the ranks that hold the same one, and the functions
-// at the end of this file find the whole of a parameter.
+// shards each part over the ranks that hold the same one, and split_of at the
+// end of this file says how a parameter is cut.
 class TensorSplitModule : public PlacedModule {
  public:
   // Of a parameter of this module. Empty: the same on every rank.
@@ -180,12 +180,5 @@ at::Tensor vocab_parallel_cross_entropy(Group* group, const at::Tensor& logits,
 // How the parameter of this dotted name below `module` is cut. Empty: not.
 std::optional<TensorSplit> split_of(const torch::nn::Module& module,
                                     const std::string& param);
-
-// Copies the parameters and buffers of a split model into one that is built
-// without groups, `whole`; null on ranks that need none. For saving a model
-// that anything can load. Collective over the group; parameters that an
-// engine has sharded must be gathered (nfold/gather.h).
-void copy_whole_model(Group* group, const torch::nn::Module& split,
-                      torch::nn::Module* whole);
 
 }  // namespace nfold

@@ -3,11 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
 #include "checkpoint/test_folder.h"
 #include "nfold/errors.h"
+#include "testing/process_world.h"
 #include "testing/raised_text.h"
 #include "testing/thread_world.h"
 
@@ -58,6 +60,26 @@ TEST(CheckpointFolderSize, AMissingFolderIsAnErrorOnEveryRank) {
                 }),
                 HasSubstr("none"));
   });
+}
+
+// Ranks 0 and 1 on one made-up host, rank 2 on another; both see one folder.
+const ProcessBody kTwoFolders("TwoFolders", [] {
+  const bool is_last = std::getenv("RANK") == std::string("2");
+  ::setenv("NFOLD_HOST", is_last ? "right" : "left", 1);
+  const World world = World::from_environment();
+  const std::string folder = std::getenv("NFOLD_TEST_FOLDER");
+  EXPECT_EQ(get_checkpoint_folder_size(world, folder, "step1"), 2 * 1000);
+});
+
+TEST(CheckpointFolderSize, AddsUpTheFoldersOfAllHosts) {
+  const TestFolder folder;
+  ensure_directory_exists(folder / "step1/weights");
+  write_bytes(folder / "step1/weights", 1000);
+  ProcessWorld ranks("TwoFolders", 3,
+                     {.environment = {{"NFOLD_TEST_FOLDER", folder.path()}}});
+  for (const auto& rank : ranks.wait()) {
+    EXPECT_EQ(rank.exit_code, 0) << rank.output;
+  }
 }
 
 }  // namespace

@@ -393,6 +393,8 @@ TEST_P(Collectives, BadArgumentsAreErrorsAndSendNothing) {
     EXPECT_THROW(broadcast(group, full, -1), c10::ValueError);
     EXPECT_THROW(all_to_all(group, full, full), c10::ValueError);
     if (n > 1) {
+      EXPECT_THROW(all_gather_coalesced(group, {at::zeros({4 * n + 1})}),
+                   c10::ValueError);
       EXPECT_THROW(reduce_scatter_coalesced(group, {at::zeros({4 * n + 1})}),
                    c10::ValueError);
       // The first part belongs to rank 0 alone; the last to rank n - 1.

@@ -15,10 +15,11 @@ void check_divides(const FlatGroup& each, std::size_t index) {
                     ": expected a buffer and a group");
   TORCH_CHECK_VALUE(
       each.flat.is_contiguous() && each.flat.numel() % each.group->size() == 0,
-      "[rank ", each.group->rank(), "] all_gather_dp_groups: entry ", index,
-      ": expected a contiguous buffer of a multiple of ", each.group->size(),
-      " elements, the size of group '", each.group->name(), "', but found ",
-      each.flat.numel(), "; pad it (padding_numel in partition.h)");
+      "[rank ", each.group->global_rank(), "] all_gather_dp_groups: entry ",
+      index, ": expected a contiguous buffer of a multiple of ",
+      each.group->size(), " elements, the size of group '", each.group->name(),
+      "', but found ", each.flat.numel(),
+      "; pad it (padding_numel in partition.h)");
 }
 
 void gather_piece(Group& group, const at::Tensor& parts,

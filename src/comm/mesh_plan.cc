@@ -7,9 +7,9 @@
 #include <string_view>
 #include <utility>
 
-#include "layout/expert_ranks.h"
-#include "layout/mics_ranks.h"
 #include "nfold/errors.h"
+#include "nfold/expert_ranks.h"
+#include "nfold/mics_ranks.h"
 
 namespace nfold {
 namespace {

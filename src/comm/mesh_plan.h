@@ -16,9 +16,9 @@
 #include <string>
 #include <vector>
 
-#include "layout/rank_lists.h"
 #include "nfold/config.h"
 #include "nfold/mesh.h"
+#include "nfold/rank_lists.h"
 
 namespace nfold {
 

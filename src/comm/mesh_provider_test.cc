@@ -126,6 +126,20 @@ TEST(MeshProvider, ItsSizesCountBeforeThoseOfTheConfiguration) {
                     HasSubstr("data_parallel_size is 2")));
 }
 
+TEST(MeshProvider, ItsSequencesCountBeforeThoseOfTheConfiguration) {
+  ::testing::internal::CaptureStderr();
+  expect_provided(4, {.sequence = {{0, 1}, {2, 3}}},
+                  config_of(R"("sequence_parallel_size": 4)"),
+                  {{"sequence_parallel", {{0, 1}, {2, 3}}}},
+                  [](Mesh& mesh, ListProvider& /*provider*/) {
+                    EXPECT_EQ(mesh.sequence_parallel_size(), 2);
+                    EXPECT_EQ(mesh.sequence_parallel_rank(), mesh.rank() % 2);
+                  });
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(),
+              HasSubstr("sequence_parallel_size is 4, but the group provider's "
+                        "sequence-parallel groups have 2"));
+}
+
 TEST(MeshProvider, ASizeOfWhichItHasNoGroupIsAnError) {
   const ProviderLists only_data = {.data = {{0, 1}}};
   EXPECT_THAT(
@@ -315,6 +329,13 @@ TEST(RankListExchange, GivesTheListsOfAllRanksInTheOrderOfTheGroups) {
     EXPECT_TRUE(lists[1].empty());
     EXPECT_EQ(lists[2], (RankLists{{0, 1, 2, 3}}));
   });
+}
+
+TEST(MeshProviderErrors, ModelGroupsOfRanksThatShareTheState) {
+  const auto text =
+      provider_error(4, {.data = {{0, 1, 2, 3}}, .model = {{0, 1}, {2, 3}}});
+  EXPECT_THAT(text, HasSubstr("model-parallel"));
+  EXPECT_THAT(text, HasSubstr("same part of the model"));
 }
 
 }  // namespace

@@ -293,6 +293,15 @@ TEST(MeshMics, ShardGroupsStayInsideOfTheRanksThatShareTheState) {
        {"mics_replica", {{0, 4}, {2, 6}, {1, 5}, {3, 7}}}});
 }
 
+TEST(MeshMics, ShardGroupsAreBlocksOfDataXSequence) {
+  expect_groups(
+      4, stage3(R"("mics_shard_size": 2)", R"(, "sequence_parallel_size": 2)"),
+      {{"sequence_parallel", {{0, 1}, {2, 3}}},
+       {"data_parallel", {{0, 2}, {1, 3}}},
+       {"mics_shard", {{0, 1}, {2, 3}}},
+       {"mics_replica", {{0, 2}, {1, 3}}}});
+}
+
 TEST(MeshMics, HopsFollowTheNodes) {
   const NodeSize nodes(2);
   expect_groups(8, stage3(R"("mics_shard_size": 4,

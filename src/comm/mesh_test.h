@@ -17,9 +17,9 @@
 #include <string>
 #include <vector>
 
-#include "layout/rank_lists.h"
 #include "nfold/collectives.h"
 #include "nfold/mesh.h"
+#include "nfold/rank_lists.h"
 #include "testing/raised_text.h"
 #include "testing/thread_world.h"
 

@@ -83,6 +83,8 @@ TEST(PartitionedTensor, EvenPartsTravelInOneAllGatherOthersInBroadcasts) {
     EXPECT_EQ(calls(Collective::kAllGather), 1);
     EXPECT_EQ(calls(Collective::kBroadcast), 4);
     EXPECT_FALSE(uneven.full().requires_grad());
+    EXPECT_TRUE(even.full().is_cpu());
+    EXPECT_TRUE(even.full(at::kMeta).is_meta());
   });
 }
 

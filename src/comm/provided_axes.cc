@@ -156,6 +156,26 @@ void check_state_sizes(const ProvidedLists& lists, const RankLists& state_lists,
   }
 }
 
+// Ranks of such a group hold different parts of the model, so no two of them
+// may share state.
+void check_apart(const ProvidedLists& lists, Kind kind,
+                 const RankLists& state_lists, int world_size) {
+  const auto state_of = owners(state_lists, world_size);
+  for (const auto& ranks : lists[kind]) {
+    std::set<const RankList*> seen;
+    for (const int rank : ranks) {
+      TORCH_CHECK_VALUE(
+          seen.insert(state_of[static_cast<std::size_t>(rank)]).second,
+          "group provider: expected the ranks of each ", kKindNames[kind],
+          " group in different groups of the ranks over which state is "
+          "sharded, but two of that of rank ",
+          ranks.front(),
+          " are in one; give data-parallel groups of ranks with the same part "
+          "of the model");
+    }
+  }
+}
+
 // Where state is sharded and what splits a batch, and the groups of these that
 // are left to be made. What is left out of sequence_data is data_parallel.
 void add_state_groups(const ProvidedLists& lists, const Provided& groups,
@@ -216,6 +236,8 @@ ProvidedAxes provided_axes(const World& world, const Config& config,
   take(kTensorParallel, kModel);
   take(kPipelineParallel, kPipeline);
   add_state_groups(lists, groups, world.size(), axes);
+  check_apart(lists, kModel, axes.state_lists, world.size());
+  check_apart(lists, kPipeline, axes.state_lists, world.size());
   check_config(lists, axes.state_lists, config);
   return axes;
 }

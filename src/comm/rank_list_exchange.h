@@ -13,8 +13,8 @@
 
 #include <vector>
 
-#include "layout/rank_lists.h"
 #include "nfold/group.h"
+#include "nfold/rank_lists.h"
 #include "nfold/world.h"
 
 namespace nfold {

@@ -398,8 +398,9 @@ StepReport Engine::Impl::step() {
 
   fetcher_.check_idle("step");
   fetcher_.verify();
-  // What is whole is about to be out of date.
+  // What is whole is about to be out of date, and so are secondary shards.
   fetcher_.end_step();
+  const auto params_bytes = memory().params_bytes;
   const ProfileRange range("nfold::step");
   const auto start = Clock::now();
   report.is_boundary = true;
@@ -439,6 +440,8 @@ StepReport Engine::Impl::step() {
   timers_.last_end = Clock::now();
   report.optimizer_ms = ms_between(start, timers_.last_end);
   finish_report(report);
+  report.memory.params_bytes =
+      std::max(report.memory.params_bytes, params_bytes);
   return report;
 }
 
@@ -530,6 +533,15 @@ MemoryReport Engine::Impl::unsharded_memory() const {
 Engine::Engine(std::shared_ptr<torch::nn::Module> module, Mesh& mesh,
                const Config& config, EngineOptions options) {
   TORCH_CHECK_VALUE(module, "the engine needs a module but was given null");
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      mesh.pipeline_parallel_size() == 1, "[rank ", mesh.rank(),
+      "] an engine over pipeline stages is not available in this version: "
+      "norm, "
+      "clipping and skipped steps would differ between the ",
+      mesh.pipeline_parallel_size(),
+      " stages. Train without the engine (nfold/norms.h, nfold/clip.h), or "
+      "give "
+      "a provider without pipeline groups.");
   for (const auto& param : module->parameters()) {
     TORCH_CHECK_VALUE(!is_deferred_here(param),
                       "an engine was made inside of the function that "

@@ -313,5 +313,35 @@ TEST(EngineModels, BuffersFollowTheParametersOrBufferDtype) {
   }
 }
 
+// Two stages of one rank.
+class TwoStages : public GroupProvider {
+ public:
+  explicit TwoStages(const World& world) {
+    for (int rank = 0; rank < 2; ++rank) {
+      auto made = world.new_group("data", {rank});
+      if (made) data_ = std::move(made);
+    }
+    stages_ = world.new_group("stages", {0, 1});
+  }
+  Group* data_parallel_group() const override { return data_.get(); }
+  Group* model_parallel_group() const override { return nullptr; }
+  Group* pipeline_parallel_group() const override { return stages_.get(); }
+
+ private:
+  std::unique_ptr<Group> data_;
+  std::unique_ptr<Group> stages_;
+};
+
+TEST(EngineErrors, PipelineStagesOfAProviderAreNotSupported) {
+  const auto config = config_of({});
+  run_ranks(2, [&](World& world) {
+    TwoStages stages(world);
+    Mesh mesh(world, config, stages);
+    Tower model(16);
+    EXPECT_THAT(error_of([&] { Engine engine(model, mesh, config); }),
+                HasSubstr("pipeline stages"));
+  });
+}
+
 }  // namespace
 }  // namespace nfold::testing

@@ -9,7 +9,7 @@ std::vector<at::Tensor> get_inactive_params(
   for (const auto& param : params) {
     if (!param.defined()) continue;
     const auto* unit = dispatch_interceptor().find(param).unit;
-    if (unit != nullptr && unit->state() == UnitState::kSharded) {
+    if (unit != nullptr && unit->is_released()) {
       inactive.push_back(param);
     }
   }

@@ -157,6 +157,10 @@ TEST(MicsTest, ReplicasMeetAtTheBoundaryOnly) {
     // An all-reduce of the shard among two.
     EXPECT_EQ(bytes_to_replicas(), shard_bytes);
     EXPECT_TRUE(report.is_boundary);
+    // Reduced inside of a shard group, and yet one number everywhere.
+    auto norm = torch::full({1}, report.grad_norm, at::kDouble);
+    all_reduce(world.group(), norm, ReduceOp::kMax).wait();
+    EXPECT_EQ(norm.item<double>(), report.grad_norm);
     for (int i = 0; i < kNumCollectives; ++i) {
       EXPECT_EQ(mesh.data_parallel().counts()[i].bytes, of_world[i].bytes);
     }
@@ -240,6 +244,31 @@ TEST(MicsTest, ScopesReachAllReplicas) {
     EXPECT_EQ(model->head->weight.mean().item<float>(), 3);
     train_step(engine, model->loss(world.rank()));
   });
+}
+
+TEST(MicsTest, AForwardMayBeRepeated) {
+  const auto norms_of = [](int shard_size) {
+    std::vector<double> norms;
+    const auto config = mics_config(shard_size);
+    on_ranks(4, config, [&](World& world, Mesh& mesh) {
+      Tower model(24);
+      Engine engine(model, mesh, config);
+      for (int step = 0; step < 3; ++step) {
+        const auto seed = step * 8 + world.rank();
+        const auto report =
+            train_step(engine, model->loss(seed) + model->loss(seed + 4));
+        if (world.rank() == 0) norms.push_back(report.grad_norm);
+      }
+    });
+    return norms;
+  };
+  const auto expected = norms_of(-1);
+  for (const int shard_size : {1, 2, 4}) {
+    const auto actual = norms_of(shard_size);
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_NEAR(actual[i], expected[i], 1e-5 * expected[i]) << shard_size;
+    }
+  }
 }
 
 TEST(MicsTest, InitGivesEveryReplicaTheValuesOfRank0) {

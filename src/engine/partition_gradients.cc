@@ -2,7 +2,6 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <map>
 
 #include "engine/engine_impl.h"
 #include "engine/param_pieces.h"
@@ -102,8 +101,9 @@ void partition_gradients(Engine& engine, const std::vector<at::Tensor>& params,
 
   at::NoGradGuard no_grad;
   std::vector<Pending> pendings;
-  std::map<std::pair<Group*, at::ScalarType>, std::vector<at::Tensor>>
-      travelling;
+  // In the order of the parameters, which all ranks have.
+  using Way = std::pair<Group*, at::ScalarType>;
+  std::vector<std::pair<Way, std::vector<at::Tensor>>> travelling;
   for (auto& each : all) {
     auto grad = take_grad(each.state());
     auto* group = each.unit->options().groups.shard;
@@ -112,7 +112,14 @@ void partition_gradients(Engine& engine, const std::vector<at::Tensor>& params,
       pendings.push_back(all_reduce(*group, each.flat));
     } else {
       each.flat = packed(each, grad);
-      travelling[{group, each.flat.scalar_type()}].push_back(each.flat);
+      const Way way(group, each.flat.scalar_type());
+      auto found =
+          std::find_if(travelling.begin(), travelling.end(),
+                       [&](const auto& item) { return item.first == way; });
+      if (found == travelling.end()) {
+        found = travelling.insert(found, {way, {}});
+      }
+      found->second.push_back(each.flat);
     }
   }
   for (auto& [way, flats] : travelling) {

@@ -52,7 +52,10 @@ std::vector<ParamOrigin> origins_of(const std::vector<ParamState>& params) {
 
 ShardFiller::ShardFiller(Mesh& mesh, ShardedModel& model,
                          std::vector<ParamOrigin> origins)
-    : group_(mesh.state_group()), model_(model), origins_(std::move(origins)) {
+    : group_(mesh.state_group()),
+      tensor_group_(mesh.find("tensor_parallel")),
+      model_(model),
+      origins_(std::move(origins)) {
   std::unordered_map<std::string, ParamAddress> addresses;
   for (std::size_t unit = 0; unit < model_.units().size(); ++unit) {
     const auto& params = model_.units()[unit]->params();
@@ -68,14 +71,21 @@ std::vector<std::string> ShardFiller::fill_from_tape(
   // Every rank makes all experts and keeps its own.
   const auto kept = has_experts() ? ConstructionTape::Kept::kWhatever
                                   : ConstructionTape::Kept::kSame;
-  if (!from_rank_0 && !is_same_on_all(group_, tape->fingerprint(kept))) {
+  // Tensor ranks go the same way: they compare the values that they share.
+  const auto is_same = [&] {
+    const bool is_here = is_same_on_all(group_, tape->fingerprint(kept));
+    return tensor_group_ == nullptr
+               ? is_here
+               : gather_table(*tensor_group_, {is_here}).all().item<bool>();
+  };
+  if (!from_rank_0 && !is_same()) {
     log_warning(
         "the ranks took different ways through the function that nfold::init "
         "calls; all ranks get what rank 0 built");
     from_rank_0 = true;
   }
   TORCH_CHECK_NOT_IMPLEMENTED(
-      !from_rank_0 || !has_experts(), "[rank ", group_.rank(),
+      !from_rank_0 || !has_experts(), "[rank ", group_.global_rank(),
       "] nfold::init: rank 0 has not built the experts of the other ranks, so "
       "it cannot send them. Let every rank compute its values "
       "(from_rank_0 = false), with the same seed and the same function.");
@@ -164,6 +174,10 @@ void ShardFiller::deliver(std::size_t origin, at::Tensor value) {
   if (role_ == Role::kSends) {
     announce(Command::kValue, origin);
     value = flat(value).contiguous();
+    // What tensor ranks share comes from the first of them.
+    if (auto* replicas = unit_of(origin).options().groups.tensor_replicas) {
+      broadcast(*replicas, value, /*source=*/0).wait();
+    }
     broadcast(group_, value, /*source=*/0).wait();
   } else {
     const auto groups = unit_of(origin).options().groups;
@@ -198,7 +212,7 @@ void ShardFiller::receive_all() {
       case Command::kDone:
         return;
       case Command::kFailed:
-        TORCH_CHECK(false, "[rank ", group_.rank(),
+        TORCH_CHECK(false, "[rank ", group_.global_rank(),
                     "] nfold::init failed on rank 0, which computes the "
                     "values; look at its output");
     }

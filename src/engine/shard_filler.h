@@ -78,7 +78,8 @@ class ShardFiller : private ReplaySink {
   enum class Command : std::int64_t { kValue, kPieces, kDone, kFailed };
   void announce(Command command, std::size_t origin = 0);
 
-  Group& group_;  // of all ranks that build the module
+  Group& group_;         // of all ranks that build the module
+  Group* tensor_group_;  // those with other parts of split layers; or null
   ShardedModel& model_;
   std::vector<ParamOrigin> origins_;
   Role role_ = Role::kComputes;

@@ -59,5 +59,46 @@ TEST(TensorParallelEngine, EachRankHoldsItsShardOfItsPart) {
   EXPECT_LT(params_bytes({.data = 2, .tensor = 2}), whole * 4 / 10);
 }
 
+// Units of one block have one name; every rank sorts them alike.
+TEST(TensorParallelEngine, RanksMayGiveAScopeItsParametersInAnyOrder) {
+  const Axes axes{.data = 2, .tensor = 2};
+  const auto config = split_config(3, axes);
+  on_ranks(4, config, [&](World& world, Mesh& mesh) {
+    auto net = init(mesh, config, [&] {
+      torch::manual_seed(5);
+      return SplitNet(&mesh.tensor_parallel(), nullptr);
+    });
+    Engine engine(net, mesh, config);
+    for (int round = 0; round < 2; ++round) {
+      auto params = net->parameters();
+      if (world.rank() % 2 == round) std::reverse(params.begin(), params.end());
+      const GatheredParameters scope(params);
+      EXPECT_TRUE(
+          params.front().detach().clone().isfinite().all().item<bool>());
+    }
+    train_step(engine, net->loss(mesh.data_parallel_rank()));
+  });
+}
+
+// Rank 0 of each data group sends; what tensor ranks share is the same.
+TEST(TensorParallelEngine, InitFromRank0GivesTensorRanksTheSameReplicas) {
+  const Axes axes{.data = 2, .tensor = 2};
+  const auto config = split_config(3, axes);
+  on_ranks(4, config, [&](World& world, Mesh& mesh) {
+    auto net =
+        init(mesh, config,
+             [&] {
+               torch::manual_seed(static_cast<std::uint64_t>(world.rank()));
+               return SplitNet(&mesh.tensor_parallel(), nullptr);
+             },
+             {.from_rank_0 = true});
+    Engine engine(net, mesh, config);
+    const auto places = safe_get_full_fp32_param(engine, net->places->weight);
+    auto of_first = places.clone();
+    broadcast(mesh.tensor_parallel(), of_first, /*source=*/0).wait();
+    EXPECT_TRUE(same_bits(places, of_first));
+  });
+}
+
 }  // namespace
 }  // namespace nfold::testing

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <exception>
 #include <set>
+#include <utility>
 
 #include "base/log.h"
 #include "fetch/dispatch_interceptor.h"
@@ -98,13 +99,15 @@ class ShardedScope : public Scope {
         unchanged_.insert(group.global_ranks()[static_cast<std::size_t>(rank)]);
       }
       if (index < 0 || !problem.empty()) continue;
-      problem = handler_.where() + ": rank " + std::to_string(rank) +
-                " changed " + names[static_cast<std::size_t>(index)] +
-                " inside GatheredParameters " +
-                (options_.modifier_rank ? "that was not opened for it"
-                                        : "without a modifier_rank") +
-                ". Pass the parameter and modifier_rank = the rank whose "
-                "values count.";
+      problem =
+          handler_.where() + ": rank " +
+          std::to_string(group.global_ranks()[static_cast<std::size_t>(rank)]) +
+          " changed " + names[static_cast<std::size_t>(index)] +
+          " inside GatheredParameters " +
+          (options_.modifier_rank ? "that was not opened for it"
+                                  : "without a modifier_rank") +
+          ". Pass the parameter and modifier_rank = the rank whose "
+          "values count.";
     }
     if (problem.empty()) return problem;
     return problem + (!unchanged_.empty()
@@ -264,9 +267,12 @@ std::unique_ptr<Scope> open_scope(const std::vector<at::Tensor>& params,
     check_modifier(options, *each.unit->options().groups.holders);
   }
   // The order in which a set or a map gives them may differ between ranks.
-  std::sort(held.begin(), held.end(), [](const auto& a, const auto& b) {
-    return a.unit->name() < b.unit->name();
-  });
+  // Units of one block share its name: split layers, experts, and the rest.
+  const auto key = [](const auto& each) {
+    return std::pair(each.unit->name(), each.unit->params().front().name);
+  };
+  std::sort(held.begin(), held.end(),
+            [&key](const auto& a, const auto& b) { return key(a) < key(b); });
   return std::make_unique<ShardedScope>(*handler, std::move(held), options);
 }
 

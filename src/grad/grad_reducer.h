@@ -14,7 +14,9 @@
 // left. So every rank launches the same collectives in the same order,
 // whatever its graph did: a parameter that a rank did not use counts as zero,
 // and a bucket that is empty on a rank sends nothing. No option for unused
-// parameters is needed, and branches that differ between ranks cannot hang.
+// parameters is needed, and branches that differ between ranks cannot hang,
+// unless backward itself waits for other ranks (the layers of nfold/moe.h):
+// there a hook may wait for the bucket of a rank that waits for this one.
 //
 // A parameter that arrives again after its bucket was launched (a backward
 // inside a backward) goes to a late buffer; finish() agrees on which buckets

@@ -1,4 +1,4 @@
-#include "layout/expert_ranks.h"
+#include "nfold/expert_ranks.h"
 
 #include <utility>
 

@@ -1,4 +1,4 @@
-#include "layout/mics_ranks.h"
+#include "nfold/mics_ranks.h"
 
 #include <algorithm>
 #include <functional>

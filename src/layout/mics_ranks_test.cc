@@ -1,4 +1,4 @@
-#include "layout/mics_ranks.h"
+#include "nfold/mics_ranks.h"
 
 #include "layout/rank_lists_test.h"
 

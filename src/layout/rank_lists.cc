@@ -1,4 +1,4 @@
-#include "layout/rank_lists.h"
+#include "nfold/rank_lists.h"
 
 #include <algorithm>
 #include <cstddef>

@@ -15,8 +15,8 @@
 #include <utility>
 #include <vector>
 
-#include "layout/rank_lists.h"
 #include "nfold/errors.h"
+#include "nfold/rank_lists.h"
 
 namespace nfold {
 

@@ -107,20 +107,27 @@ TEST(SeeMemoryUsage, IsSilentUnlessForcedAndOnOtherRanks) {
               EndsWith("%)\n"));
 }
 
-TEST(SeeMemoryUsage, ResetsThePeaks) {
+TEST(MemoryReports, ResetThePeaks) {
   if (kMemoryIsTheSanitizers) GTEST_SKIP() << "memory is the sanitizer's";
-  { const auto freed = at::ones({256 * kMib / 4}); }
-  empty_cache();
-  { const auto freed = at::ones({256 * kMib / 4}); }
-  release_host_cache();
-  if (!reset_peak_memory()) GTEST_SKIP() << "the system does not allow it";
-  { const auto freed = at::ones({256 * kMib / 4}); }
-  release_host_cache();
-  const auto before = memory_usage();
-  EXPECT_GE(before.max_allocated_bytes, before.allocated_bytes + 200 * kMib);
-  logged_by(0, [] { see_memory_usage("x", true); });
-  EXPECT_LE(memory_usage().max_allocated_bytes,
-            before.max_allocated_bytes - 100 * kMib);
+  const std::function<void()> reports[] = {
+      [] { see_memory_usage("x", true); },
+      [] { memory_status("x", {.reset_max = true}); }};
+  for (const auto& report : reports) {
+    {
+      const auto freed = at::ones({256 * kMib / 4});
+    }
+    empty_cache();
+    { const auto freed = at::ones({256 * kMib / 4}); }
+    release_host_cache();
+    if (!reset_peak_memory()) GTEST_SKIP() << "the system does not allow it";
+    { const auto freed = at::ones({256 * kMib / 4}); }
+    release_host_cache();
+    const auto before = memory_usage();
+    EXPECT_GE(before.max_allocated_bytes, before.allocated_bytes + 200 * kMib);
+    logged_by(0, report);
+    EXPECT_LE(memory_usage().max_allocated_bytes,
+              before.max_allocated_bytes - 100 * kMib);
+  }
 }
 
 TEST(MaStatus, IsThatOfRankZeroOnly) {

@@ -7,9 +7,9 @@
 #include <map>
 #include <mutex>
 
-#include "layout/expert_ranks.h"
 #include "nfold/activation_checkpoint.h"
 #include "nfold/collectives.h"
+#include "nfold/expert_ranks.h"
 #include "testing/raised_text.h"
 #include "testing/thread_world.h"
 

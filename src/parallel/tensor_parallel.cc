@@ -161,30 +161,4 @@ std::optional<TensorSplit> split_of(const torch::nn::Module& module,
                           : split_of(**child, param.substr(dot + 1));
 }
 
-void copy_whole_model(Group* group, const torch::nn::Module& split,
-                      torch::nn::Module* whole) {
-  at::NoGradGuard no_grad;
-  const auto copy = [whole](auto targets, const std::string& name,
-                            const at::Tensor& values) {
-    auto* target = targets.find(name);
-    TORCH_CHECK_VALUE(
-        target != nullptr && target->sizes() == values.sizes(),
-        "copy_whole_model: expected ", name, " of ", values.sizes(),
-        " in the whole model but found ",
-        target == nullptr ? std::string("none") : c10::str(target->sizes()),
-        ". It must be built as the split one, without groups.");
-    target->copy_(values);
-  };
-  for (const auto& item : split.named_parameters()) {
-    const auto cut = split_of(split, item.key());
-    const auto values =
-        cut ? whole_of(group, item.value(), *cut) : item.value();
-    if (whole) copy(whole->named_parameters(), item.key(), values);
-  }
-  if (!whole) return;
-  for (const auto& item : split.named_buffers()) {
-    copy(whole->named_buffers(), item.key(), item.value());
-  }
-}
-
 }  // namespace nfold

@@ -112,9 +112,10 @@ void check_same_text(Group& group, const std::string& description) {
                                       /*source=*/other);
     const auto [expected_line, found_line] = first_difference(expected, found);
     TORCH_CHECK_VALUE(
-        false, "[rank ", group.rank(),
-        "] the ranks built different models: ", "expected (rank 0) ",
-        expected_line, " but found (rank ", other, ") ", found_line,
+        false, "[rank ", group.global_rank(),
+        "] the ranks built different models: expected (rank ",
+        group.global_ranks().front(), ") ", expected_line, " but found (rank ",
+        group.global_ranks()[static_cast<std::size_t>(other)], ") ", found_line,
         "; construct the same model on every rank");
   }
 }

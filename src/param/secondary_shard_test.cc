@@ -55,6 +55,7 @@ TEST(SecondaryShardTest, GivesTheBitsOfThePrimaryAndMovesThemAmongNeighbours) {
           EXPECT_EQ(unit.state(), UnitState::kSecondary);
           const auto before = calls(world.group());
           EXPECT_TRUE(at::equal(each.gathered(), each.values));
+          EXPECT_FALSE(unit.full().slice(0, numel).any().item<bool>());
           unit.release();
           EXPECT_TRUE(at::equal(each.gathered(), each.values));
           EXPECT_EQ(calls(world.group()), before);

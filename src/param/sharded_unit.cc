@@ -179,7 +179,7 @@ void ShardedUnit::begin_gather(std::vector<ShardedUnit*> units,
 
 bool ShardedUnit::travels_with(const ShardedUnit& other) const {
   return options_.dtype == other.options_.dtype && state_ == other.state_ &&
-         options_.groups == other.options_.groups;
+         gather_groups() == other.gather_groups();
 }
 
 c10::SmallVector<Group*, 2> ShardedUnit::gather_groups(GatherMode mode) const {

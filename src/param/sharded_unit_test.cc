@@ -261,6 +261,18 @@ TEST(ReleasedUnitTest, ComingAndGoingDisturbsNeitherViewsNorVersions) {
   });
 }
 
+TEST(ReleasedUnitTest, AGatherThatFailsRaisesAndLeavesTheUnitGathering) {
+  run_ranks(2, [](World& world) {
+    ShardedUnit unit({make_param("p", torch::ones({64 + 64 * world.rank()}))},
+                     released_options(world));
+    ShardedUnit::begin_gather({&unit});
+    for (int i = 0; i < 2; ++i) {
+      EXPECT_THROW(unit.finish_gather(), c10::DistBackendError);
+      EXPECT_EQ(unit.state(), UnitState::kGathering);
+    }
+  });
+}
+
 TEST(ReleasedUnitTest, GatheringAfterPublishShardGivesTheNewValues) {
   for (const int num_ranks : {1, 2, 3, 4}) {
     run_ranks(num_ranks, [](World& world) {

@@ -15,17 +15,11 @@ bool are_equal_tensors(const at::Tensor& a, const at::Tensor& b) {
          at::equal(a, b.to(a.device()));
 }
 
-bool contains_tensors(const c10::IValue& value) {
-  bool result = false;
-  visit_tensors(value, [&](const at::Tensor&) { result = true; });
-  return result;
-}
-
 bool are_equal_entries(const c10::IValue& a, const c10::IValue& b) {
   if (a.isTensor() && b.isTensor()) {
     return are_equal_tensors(a.toTensor(), b.toTensor());
   }
-  if (contains_tensors(a) || contains_tensors(b)) return a.is(b);
+  if (holds_tensors(a) || holds_tensors(b)) return a.is(b);
   return a == b;
 }
 

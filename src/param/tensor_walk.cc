@@ -7,15 +7,12 @@
 #include <utility>
 
 namespace nfold {
-namespace {
 
 bool holds_tensors(const c10::IValue& value) {
   bool result = false;
   visit_tensors(value, [&](const at::Tensor&) { result = true; });
   return result;
 }
-
-}  // namespace
 
 void visit_tensors(const c10::IValue& value,
                    const std::function<void(const at::Tensor&)>& visit) {

@@ -24,6 +24,8 @@ namespace nfold {
 void visit_tensors(const c10::IValue& value,
                    const std::function<void(const at::Tensor&)>& visit);
 
+bool holds_tensors(const c10::IValue& value);
+
 // A value of the same type. Containers that hold tensors are new ones.
 c10::IValue map_tensors(
     const c10::IValue& value,

@@ -1,4 +1,4 @@
-// File: expert_ranks.h
+// File: nfold/expert_ranks.h
 //
 // Which ranks share out the experts of a mixture between them (expert groups)
 // and which hold the same experts (expert data groups), with pipeline stages
@@ -13,7 +13,7 @@
 // rank lists.
 #pragma once
 
-#include "layout/rank_lists.h"
+#include "nfold/rank_lists.h"
 
 namespace nfold {
 

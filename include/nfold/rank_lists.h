@@ -1,4 +1,4 @@
-// File: rank_lists.h
+// File: nfold/rank_lists.h
 //
 // Which ranks form which group, from the size of the world and the degrees of
 // parallelism. No groups are made here, so that a layout of any size can be

@@ -1,4 +1,4 @@
-// File: mics_ranks.h
+// File: nfold/mics_ranks.h
 //
 // MiCS: state is sharded over groups smaller than the world, so that gathers
 // stay among few ranks, and replicated between them.
@@ -20,7 +20,7 @@
 // Source: MiCS (Zhang et al., 2022), DeepSpeed's MiCS.
 #pragma once
 
-#include "layout/rank_lists.h"
+#include "nfold/rank_lists.h"
 
 namespace nfold {
 
