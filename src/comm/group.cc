@@ -219,6 +219,13 @@ std::string GroupImpl::exchange_failure(const std::string& text,
   } catch (const std::exception&) {
     // The store may have died with its rank; the failure itself is known.
   }
+  // Then nobody can tell the others what was first, and who is waited for may
+  // only wait for a rank that is gone.
+  if (!first && !spec_.store_host.empty()) {
+    return text + "\nThe store of the job, which is where rank 0 is (host " +
+           spec_.store_host +
+           "), does not answer: that host may be what is gone.";
+  }
   if (!first || first->empty() || *first == text) return text;
   return text + "\nThe first rank of the group to fail says: " + *first;
 }

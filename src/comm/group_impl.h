@@ -53,6 +53,8 @@ struct GroupSpec {
   int rank = 0;
   // The host of each position, for errors. Empty if all are on one.
   std::vector<std::string> host_names{};
+  // Of the store's host, where the job has several.
+  std::string store_host{};
   // How long a collective may take, waiting for late ranks included.
   std::chrono::milliseconds timeout = std::chrono::minutes(10);
   // Where the first failing rank leaves its text; a name space that only

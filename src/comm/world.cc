@@ -159,6 +159,7 @@ std::unique_ptr<Group> World::Impl::make_group_of(
   spec.global_ranks = ranks;
   spec.rank = static_cast<int>(self - ranks.begin());
   spec.host_names = host_names_of(ranks);
+  if (!spec.host_names.empty()) spec.store_host = hosts.front().name;
   spec.timeout = options.timeout;
   auto group_store = c10::make_intrusive<c10d::PrefixStore>(
       fmt::format("group/{}/{}", number, name), store);
