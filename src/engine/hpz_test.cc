@@ -34,7 +34,8 @@ TEST(HpzTest, FiftyStepsGiveTheBitsOfStage3) {
 }
 
 TEST(HpzTest, OddWorldsAccumulationAndBf16GiveTheBitsOfStage3) {
-  for (const auto& [num_ranks, size] : {std::pair{3, 3}, {6, 2}, {6, 3}}) {
+  for (const auto& [num_ranks, size] :
+       {std::pair{3, 3}, {5, 5}, {6, 2}, {6, 3}}) {
     for (const int accumulation : {1, 3}) {
       for (const auto* more : {"", kBf16}) {
         const auto expected =

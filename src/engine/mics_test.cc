@@ -43,7 +43,7 @@ TEST(MicsTest, InBf16OneShardGroupGivesTheBitsOfStage3AndSeveralComeNear) {
 
 TEST(MicsTest, WithAccumulationAndMoreRanksItAgreesUpToRounding) {
   for (const int accumulation : {1, 3}) {
-    for (const int num_ranks : {3, 4, 6}) {
+    for (const int num_ranks : {3, 4, 5, 6}) {
       const auto expected =
           train_tower(mics_config(-1, accumulation), num_ranks);
       for (int shard_size = 1; shard_size <= num_ranks; ++shard_size) {

@@ -39,9 +39,9 @@ struct SecondaryUnit {
 
 TEST(SecondaryShardTest, GivesTheBitsOfThePrimaryAndMovesThemAmongNeighbours) {
   for (const auto& [num_ranks, group_size] :
-       {std::pair{2, 2}, {4, 2}, {4, 4}, {6, 2}, {6, 3}, {3, 3}}) {
+       {std::pair{2, 2}, {4, 2}, {4, 4}, {6, 2}, {6, 3}, {3, 3}, {5, 5}}) {
     run_ranks(num_ranks, [&, group_size = group_size](World& world) {
-      for (const std::int64_t numel : {1, 2, 7, 8, 1023}) {
+      for (const std::int64_t numel : {0, 1, 2, 7, 8, 1023}) {
         for (const auto dtype : {at::kFloat, at::kBFloat16}) {
           SecondaryUnit each(world, group_size, numel, dtype);
           auto& unit = *each.unit;
