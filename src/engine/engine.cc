@@ -513,6 +513,8 @@ MemoryReport Engine::Impl::unsharded_memory() const {
     std::int64_t numel = 0;
     for (const auto& param : unit->params()) numel += param.tensor().numel();
     const auto& options = unit->options();
+    // One process has the experts of all ranks.
+    if (options.groups.experts) numel *= options.groups.experts->size();
     const auto bytes = [&](at::ScalarType dtype) {
       return numel * static_cast<std::int64_t>(c10::elementSize(dtype));
     };

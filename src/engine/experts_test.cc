@@ -369,5 +369,19 @@ TEST(ExpertsTest, InBf16ItTrains) {
   EXPECT_LT(run.losses.back(), run.losses.front());
 }
 
+TEST(ExpertsTest, OneProcessWouldHoldThoseOfAllRanks) {
+  const auto params_bytes = [](int expert_size) {
+    std::int64_t bytes = 0;
+    const auto config = expert_config(3, expert_size);
+    on_ranks(2, config, [&](World& world, Mesh& mesh) {
+      auto net = mixture_net(mesh, expert_size, /*top_k=*/1);
+      Engine engine(net, mesh, config);
+      if (world.rank() == 0) bytes = engine.unsharded_memory().params_bytes;
+    });
+    return bytes;
+  };
+  EXPECT_EQ(params_bytes(2), params_bytes(1));
+}
+
 }  // namespace
 }  // namespace nfold::testing
