@@ -13,7 +13,6 @@ Exit status 1: a run failed, or bytes crossed that must not.
 """
 
 import argparse
-import dataclasses
 import datetime
 import json
 import pathlib
@@ -135,17 +134,11 @@ def one_run(arguments, state, contestant, number):
         return sum(host["sent_bytes"]
                    for host in hosts.counters(state).values())
 
-    run = {"contestant": contestant.name, "round": number}
-    try:
-        # The hosts' keeper carries the frames.
-        result = measure.run(
-            contestant, setting, num_warmup=arguments.warmup, num_threads=1,
-            timeout_seconds=arguments.time_limit, wire_bytes=sent_bytes,
-            own_pids=(state["keeper"],))
-    except measure.RunFailed as error:
-        return run | {"error": str(error)}
-    return run | dataclasses.asdict(result) | {
-        "median_step_ms": result.median_step_ms}
+    # The hosts' keeper carries the frames.
+    return measure.record(
+        contestant, setting, number, num_warmup=arguments.warmup,
+        num_threads=1, timeout_seconds=arguments.time_limit,
+        wire_bytes=sent_bytes, own_pids=(state["keeper"],))
 
 
 def say(run):
@@ -170,12 +163,10 @@ def main():
     about, runs = describe(arguments), []
     print(title_of(about), flush=True)
     try:
-        for number in range(1, arguments.rounds + 1):
-            first = (number - 1) * len(who) // arguments.rounds
-            for contestant in who[first:] + who[:first]:
-                runs.append(one_run(arguments, state, contestant, number))
-                say(runs[-1])
-                write(arguments, about, runs, who)
+        for number, contestant in measure.turns(who, arguments.rounds):
+            runs.append(one_run(arguments, state, contestant, number))
+            say(runs[-1])
+            write(arguments, about, runs, who)
     except KeyboardInterrupt:
         print("interrupted; what is there is reported", flush=True)
     if not runs:

@@ -189,6 +189,25 @@ def run(contestant, setting, *, num_warmup, num_threads, timeout_seconds,
     return _summarise(watcher, contestant, setting, started, num_warmup)
 
 
+def record(contestant, setting, number, **options):
+    """run() as a dictionary: the fields of its Result, or "error"."""
+    about = {"contestant": contestant.name, "round": number}
+    try:
+        result = run(contestant, setting, **options)
+    except RunFailed as error:
+        return about | {"error": str(error)}
+    return about | dataclasses.asdict(result) | {
+        "median_step_ms": result.median_step_ms}
+
+
+def turns(who, num_rounds):
+    """(round, contestant), turn by turn; rounds begin with different ones."""
+    for number in range(1, num_rounds + 1):
+        first = (number - 1) * len(who) // num_rounds
+        for contestant in who[first:] + who[:first]:
+            yield number, contestant
+
+
 def _summarise(watcher, contestant, setting, started, num_warmup):
     records, seen = watcher.records(), watcher.seen
     if len(records) != setting.num_steps or len(seen) < len(records):

@@ -11,7 +11,6 @@ results.md and results.png into the output folder, after every run.
 """
 
 import argparse
-import dataclasses
 import datetime
 import json
 import pathlib
@@ -105,16 +104,10 @@ def one_run(arguments, contestant, number):
         num_steps=arguments.warmup + arguments.steps,
         num_ranks=arguments.ranks, nfold=arguments.nfold,
         nfold_assignments=tuple(arguments.nfold_set))
-    run = {"contestant": contestant.name, "round": number}
-    try:
-        result = measure.run(
-            contestant, setting, num_warmup=arguments.warmup,
-            num_threads=arguments.threads, prefix=arguments.prefix,
-            timeout_seconds=arguments.time_limit)
-    except measure.RunFailed as error:
-        return run | {"error": str(error)}
-    return run | dataclasses.asdict(result) | {
-        "median_step_ms": result.median_step_ms}
+    return measure.record(
+        contestant, setting, number, num_warmup=arguments.warmup,
+        num_threads=arguments.threads, prefix=arguments.prefix,
+        timeout_seconds=arguments.time_limit)
 
 
 def say(run):
@@ -135,12 +128,10 @@ def main():
     about, runs = describe(arguments), []
     print(title_of(about), flush=True)
     try:
-        for number in range(1, arguments.rounds + 1):
-            first = (number - 1) * len(who) // arguments.rounds
-            for contestant in who[first:] + who[:first]:
-                runs.append(one_run(arguments, contestant, number))
-                say(runs[-1])
-                write(arguments, about, runs, who)
+        for number, contestant in measure.turns(who, arguments.rounds):
+            runs.append(one_run(arguments, contestant, number))
+            say(runs[-1])
+            write(arguments, about, runs, who)
     except KeyboardInterrupt:
         print("interrupted; what is there is reported", flush=True)
     if not runs:

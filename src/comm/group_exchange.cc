@@ -161,12 +161,15 @@ void GroupExchange::raise_lost(int peer, const std::string& transport_text) {
       transport_text);
   // A host that vanished closes nothing: the first rank to run out of
   // patience does.
-  std::vector<int> silent = absent_peers(0);
-  std::erase_if(silent, [&](int other) {
-    return std::find(lost.begin(), lost.end(), other) != lost.end();
-  });
-  if (!link_.host_names.empty() && !silent.empty()) {
-    text += fmt::format(". Not heard from by then: {}", describe_ranks(silent));
+  if (!link_.host_names.empty()) {
+    std::vector<int> silent = absent_peers(0);
+    std::erase_if(silent, [&](int other) {
+      return std::find(lost.begin(), lost.end(), other) != lost.end();
+    });
+    if (!silent.empty()) {
+      text +=
+          fmt::format(". Not heard from by then: {}", describe_ranks(silent));
+    }
   }
   throw PeerError(PeerError::Kind::kClosed, text);
 }

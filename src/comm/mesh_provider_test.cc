@@ -170,7 +170,7 @@ TEST(MeshProvider, ShardGroupsAndSecondaryShardsStayInsideOfItsDataGroups) {
   expect_provided(6, {.data = {{0, 3}, {1, 4}, {2, 5}}},
                   stage3(R"("zero_hpz_partition_size": 2)"),
                   {{"secondary_shard", {{0, 3}, {1, 4}, {2, 5}}}});
-  const NodeSize nodes(2);
+  const ScopedNodeSize nodes(2);
   expect_provided(8, data_inside_model(), stage3(R"("mics_shard_size": 4,
                             "mics_hierarchical_params_gather": true)"),
                   {{"mics_intra_node", {{0, 1}, {2, 3}, {4, 5}, {6, 7}}},

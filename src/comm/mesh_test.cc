@@ -303,7 +303,7 @@ TEST(MeshMics, ShardGroupsAreBlocksOfDataXSequence) {
 }
 
 TEST(MeshMics, HopsFollowTheNodes) {
-  const NodeSize nodes(2);
+  const ScopedNodeSize nodes(2);
   expect_groups(8, stage3(R"("mics_shard_size": 4,
                           "mics_hierarchical_params_gather": true)"),
                 {{"mics_shard", {{0, 1, 2, 3}, {4, 5, 6, 7}}},
@@ -334,7 +334,7 @@ TEST(MeshMics, ShardSizesThatDoNotDivideAreNamed) {
 }
 
 TEST(MeshAllToAll, LocalGroupsAreNodesAndGlobalOnesJoinThem) {
-  const NodeSize nodes(4);
+  const ScopedNodeSize nodes(4);
   run_ranks(8, [](World& world) {
     Mesh mesh(world, Config());
     EXPECT_EQ(mesh.find("all_to_all_local"), nullptr);
@@ -349,7 +349,7 @@ TEST(MeshAllToAll, LocalGroupsAreNodesAndGlobalOnesJoinThem) {
 
 TEST(MeshAllToAll, OneNodeHasNoGlobalGroup) {
   for (const int devices : {3, 4}) {
-    const NodeSize nodes(devices);
+    const ScopedNodeSize nodes(devices);
     run_ranks(3, [](World& world) {
       Mesh mesh(world, Config());
       mesh.create_all_to_all_groups();
@@ -360,7 +360,7 @@ TEST(MeshAllToAll, OneNodeHasNoGlobalGroup) {
 }
 
 TEST(MeshAllToAll, StaysInsideOfTheRanksThatShareTheState) {
-  const NodeSize nodes(4);
+  const ScopedNodeSize nodes(4);
   run_ranks(8, [](World& world) {
     Mesh mesh(world, config_of(R"("tensor_parallel_size": 2)"));
     mesh.create_all_to_all_groups();
@@ -370,7 +370,7 @@ TEST(MeshAllToAll, StaysInsideOfTheRanksThatShareTheState) {
 }
 
 TEST(MeshAllToAll, PartialNodesAreAnError) {
-  const NodeSize nodes(4);
+  const ScopedNodeSize nodes(4);
   run_ranks(6, [](World& world) {
     Mesh mesh(world, Config());
     EXPECT_THAT(

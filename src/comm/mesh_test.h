@@ -10,7 +10,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <functional>
 #include <map>
 #include <numeric>
@@ -21,6 +20,7 @@
 #include "nfold/mesh.h"
 #include "nfold/rank_lists.h"
 #include "testing/raised_text.h"
+#include "testing/scoped_node_size.h"
 #include "testing/thread_world.h"
 
 namespace nfold {
@@ -34,17 +34,6 @@ inline Config stage3(const std::string& fields, const std::string& more = "") {
   return config_of(R"("zero_optimization": {"stage": 3, )" + fields + "}" +
                    more);
 }
-
-// Devices per node, while it lives.
-class NodeSize {
- public:
-  explicit NodeSize(int size) {
-    ::setenv("NDEV_PER_NODE", std::to_string(size).c_str(), 1);
-  }
-  ~NodeSize() { ::unsetenv("NDEV_PER_NODE"); }
-  NodeSize(const NodeSize&) = delete;
-  NodeSize& operator=(const NodeSize&) = delete;
-};
 
 using GroupLists = std::map<std::string, RankLists>;
 

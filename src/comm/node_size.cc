@@ -1,6 +1,6 @@
 #include "comm/node_size.h"
 
-#include <ATen/ops/empty.h>
+#include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 
@@ -9,7 +9,7 @@
 #include <cstring>
 #include <optional>
 
-#include "nfold/collectives.h"
+#include "comm/gather_table.h"
 
 namespace nfold {
 namespace {
@@ -63,16 +63,13 @@ int agreed_node_size(const std::vector<NodeClaim>& claims) {
 int devices_per_node(const World& world) {
   const auto given = size_from_environment();
   // By rank: the size, and whether the variable says it.
-  auto claimed = at::empty({world.size() * 2}, at::kLong);
-  auto own = claimed.narrow(0, world.rank() * 2, 2);
-  own[0] = given.value_or(world.local_size());
-  own[1] = static_cast<std::int64_t>(given.has_value());
-  all_gather(world.group(), claimed, own).wait();
-  const auto* values = claimed.const_data_ptr<std::int64_t>();
+  const auto table = gather_table(
+      world.group(), {given.value_or(world.local_size()), given.has_value()});
+  const auto cells = table.accessor<std::int64_t, 2>();
   std::vector<NodeClaim> claims;
   for (const std::string& host : world.hosts()) {
-    const auto i = claims.size() * 2;
-    claims.push_back({host, static_cast<int>(values[i]), values[i + 1] != 0});
+    const auto& of_rank = cells[static_cast<std::int64_t>(claims.size())];
+    claims.push_back({host, static_cast<int>(of_rank[0]), of_rank[1] != 0});
   }
   return agreed_node_size(claims);
 }

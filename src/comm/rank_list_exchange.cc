@@ -1,6 +1,6 @@
 #include "comm/rank_list_exchange.h"
 
-#include <ATen/ops/empty.h>
+#include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -11,7 +11,7 @@
 #include <map>
 
 #include "base/hash.h"
-#include "nfold/collectives.h"
+#include "comm/gather_table.h"
 
 namespace nfold {
 namespace {
@@ -85,25 +85,22 @@ RankLists joined_lists(const std::vector<Membership>& members,
 
 std::vector<RankLists> exchange_rank_lists(const World& world,
                                            const std::vector<OwnGroup>& own) {
-  const auto row = static_cast<std::int64_t>(own.size()) * kNumbers;
-  auto all = at::empty({world.size() * row}, at::kLong);
-  auto mine = all.narrow(0, world.rank() * row, row);
-  auto* numbers = mine.mutable_data_ptr<std::int64_t>();
+  std::vector<std::int64_t> numbers;
   for (const OwnGroup& of_kind : own) {
     const Membership member = membership_of(of_kind.group, world.rank());
-    *numbers++ = member.source;
-    *numbers++ = member.place;
-    *numbers++ = member.hash;
+    numbers.insert(numbers.end(), {member.source, member.place, member.hash});
   }
-  all_gather(world.group(), all, mine).wait();
+  const auto table = gather_table(world.group(), numbers);
+  const auto cells = table.accessor<std::int64_t, 2>();
   std::vector<RankLists> lists;
   for (std::size_t kind = 0; kind < own.size(); ++kind) {
-    const auto* of_kind = all.const_data_ptr<std::int64_t>() + kind * kNumbers;
+    const auto first = static_cast<std::int64_t>(kind) * kNumbers;
     std::vector<Membership> members;
     for (int rank = 0; rank < world.size(); ++rank) {
-      const auto* of_rank = of_kind + rank * row;
-      members.push_back(
-          {.source = of_rank[0], .place = of_rank[1], .hash = of_rank[2]});
+      const auto& of_rank = cells[rank];
+      members.push_back({.source = of_rank[first],
+                         .place = of_rank[first + 1],
+                         .hash = of_rank[first + 2]});
     }
     lists.push_back(joined_lists(members, own[kind].kind));
   }

@@ -400,7 +400,7 @@ StepReport Engine::Impl::step() {
   fetcher_.verify();
   // What is whole is about to be out of date, and so are secondary shards.
   fetcher_.end_step();
-  const auto params_bytes = memory().params_bytes;
+  const auto before_update = params_bytes();
   const ProfileRange range("nfold::step");
   const auto start = Clock::now();
   report.is_boundary = true;
@@ -441,7 +441,7 @@ StepReport Engine::Impl::step() {
   report.optimizer_ms = ms_between(start, timers_.last_end);
   finish_report(report);
   report.memory.params_bytes =
-      std::max(report.memory.params_bytes, params_bytes);
+      std::max(report.memory.params_bytes, before_update);
   return report;
 }
 
@@ -487,6 +487,12 @@ CommCounts Engine::Impl::comm_counts() const {
   return sum;
 }
 
+std::int64_t Engine::Impl::params_bytes() const {
+  std::int64_t bytes = 0;
+  for (const auto& unit : model_.units()) bytes += unit->params_bytes();
+  return bytes;
+}
+
 std::int64_t Engine::Impl::held_grads_bytes() const {
   std::int64_t bytes = reducer_.local_bytes();
   for (const auto* unit : model_.trained()) bytes += unit->grad_bytes();
@@ -495,8 +501,8 @@ std::int64_t Engine::Impl::held_grads_bytes() const {
 
 MemoryReport Engine::Impl::memory() const {
   MemoryReport report;
+  report.params_bytes = params_bytes();
   for (const auto& unit : model_.units()) {
-    report.params_bytes += unit->params_bytes();
     report.optimizer_bytes += unit->master_bytes();
   }
   report.grads_bytes = grads_bytes_;
@@ -538,12 +544,10 @@ Engine::Engine(std::shared_ptr<torch::nn::Module> module, Mesh& mesh,
   TORCH_CHECK_NOT_IMPLEMENTED(
       mesh.pipeline_parallel_size() == 1, "[rank ", mesh.rank(),
       "] an engine over pipeline stages is not available in this version: "
-      "norm, "
-      "clipping and skipped steps would differ between the ",
+      "norm, clipping and skipped steps would differ between the ",
       mesh.pipeline_parallel_size(),
       " stages. Train without the engine (nfold/norms.h, nfold/clip.h), or "
-      "give "
-      "a provider without pipeline groups.");
+      "give a provider without pipeline groups.");
   for (const auto& param : module->parameters()) {
     TORCH_CHECK_VALUE(!is_deferred_here(param),
                       "an engine was made inside of the function that "

@@ -86,6 +86,7 @@ class Engine::Impl {
   // For errors of what the groups that hold shards do next.
   void announce(const std::string& what);
   CommCounts comm_counts() const;
+  std::int64_t params_bytes() const;
   std::int64_t held_grads_bytes() const;
   std::string describe_non_finite();
 

@@ -9,7 +9,6 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
-#include <cstdlib>
 #include <functional>
 #include <string>
 #include <vector>
@@ -183,6 +182,20 @@ inline StepReport train_step(Engine& engine, const at::Tensor& loss) {
   return engine.step();
 }
 
+// Stage 3 of nothing but released units. zero: further members, each with a
+// leading comma.
+inline Config stage3_config(const std::string& zero, int accumulation = 1,
+                            const std::string& more = "",
+                            const std::string& optimizer = kAdamW) {
+  return config_of(
+      {.stage = 3,
+       .optimizer = optimizer,
+       .zero = R"(, "stage3_param_persistence_threshold": 0)" + zero,
+       .more =
+           fmt::format(R"(, "gradient_accumulation_steps": {})", accumulation) +
+           more});
+}
+
 // What a training leaves behind.
 struct Run {
   std::vector<float> losses;       // of rank 0
@@ -218,14 +231,24 @@ inline Run train_tower(const Config& config, int num_ranks, int num_steps = 6) {
   return run;
 }
 
-inline void expect_near(const Run& actual, const Run& expected,
+// Losses and norms of every step, up to a relative tolerance.
+template <typename RunType>
+void expect_near_curves(const RunType& actual, const RunType& expected,
                         double tolerance) {
+  ASSERT_EQ(actual.losses.size(), expected.losses.size());
   for (std::size_t i = 0; i < expected.losses.size(); ++i) {
     EXPECT_NEAR(actual.losses[i], expected.losses[i],
-                tolerance * std::abs(expected.losses[i]));
+                tolerance * std::abs(expected.losses[i]))
+        << "step " << i;
     EXPECT_NEAR(actual.norms[i], expected.norms[i],
-                tolerance * expected.norms[i]);
+                tolerance * expected.norms[i])
+        << "step " << i;
   }
+}
+
+inline void expect_near(const Run& actual, const Run& expected,
+                        double tolerance) {
+  expect_near_curves(actual, expected, tolerance);
   for (std::size_t i = 0; i < expected.params.size(); ++i) {
     EXPECT_LE((actual.params[i] - expected.params[i]).norm().item<double>(),
               tolerance * expected.params[i].norm().item<double>());
@@ -241,16 +264,5 @@ inline void expect_equal(const Run& actual, const Run& expected) {
     EXPECT_TRUE(same_bits(actual.params[i], expected.params[i])) << i;
   }
 }
-
-// So many ranks of a world of threads count as one node.
-class ScopedNodeSize {
- public:
-  explicit ScopedNodeSize(int size) {
-    ::setenv("NDEV_PER_NODE", std::to_string(size).c_str(), /*overwrite=*/1);
-  }
-  ~ScopedNodeSize() { ::unsetenv("NDEV_PER_NODE"); }
-  ScopedNodeSize(const ScopedNodeSize&) = delete;
-  ScopedNodeSize& operator=(const ScopedNodeSize&) = delete;
-};
 
 }  // namespace nfold::testing

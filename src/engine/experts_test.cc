@@ -131,15 +131,7 @@ ExpertRun train_experts(const Config& config, const RunOptions& options) {
 
 void expect_near_run(const ExpertRun& actual, const ExpertRun& expected,
                      double tolerance) {
-  ASSERT_EQ(actual.losses.size(), expected.losses.size());
-  for (std::size_t i = 0; i < expected.losses.size(); ++i) {
-    EXPECT_NEAR(actual.losses[i], expected.losses[i],
-                tolerance * std::abs(expected.losses[i]))
-        << "step " << i;
-    EXPECT_NEAR(actual.norms[i], expected.norms[i],
-                tolerance * expected.norms[i])
-        << "step " << i;
-  }
+  expect_near_curves(actual, expected, tolerance);
   ASSERT_EQ(actual.params.size(), expected.params.size());
   for (const auto& [name, value] : expected.params) {
     EXPECT_LE((actual.params.at(name) - value).norm().item<double>(),

@@ -12,16 +12,10 @@ using ::testing::HasSubstr;
 Config hpz_config(int group_size, int accumulation = 1,
                   const std::string& more = "",
                   const std::string& optimizer = kAdamW) {
-  return config_of(
-      {.stage = 3,
-       .optimizer = optimizer,
-       .zero = fmt::format(R"(, "stage3_param_persistence_threshold": 0,
-                                "stage3_max_reuse_distance": 0,
-                                "zero_hpz_partition_size": {})",
-                           group_size),
-       .more =
-           fmt::format(R"(, "gradient_accumulation_steps": {})", accumulation) +
-           more});
+  return stage3_config(fmt::format(R"(, "stage3_max_reuse_distance": 0,
+                                         "zero_hpz_partition_size": {})",
+                                   group_size),
+                       accumulation, more, optimizer);
 }
 
 TEST(HpzTest, FiftyStepsGiveTheBitsOfStage3) {

@@ -1,6 +1,7 @@
 // MiCS: state sharded over groups smaller than the world. The same training as
 // stage 3, with the memory of its shard groups.
 #include "engine/engine_test.h"
+#include "testing/scoped_node_size.h"
 
 namespace nfold::testing {
 namespace {
@@ -11,15 +12,8 @@ using ::testing::HasSubstr;
 Config mics_config(int shard_size, int accumulation = 1,
                    const std::string& more = "",
                    const std::string& optimizer = kAdamW) {
-  return config_of(
-      {.stage = 3,
-       .optimizer = optimizer,
-       .zero = fmt::format(R"(, "stage3_param_persistence_threshold": 0,
-                                "mics_shard_size": {})",
-                           shard_size),
-       .more =
-           fmt::format(R"(, "gradient_accumulation_steps": {})", accumulation) +
-           more});
+  return stage3_config(fmt::format(R"(, "mics_shard_size": {})", shard_size),
+                       accumulation, more, optimizer);
 }
 
 TEST(MicsTest, OnTwoRanksFiftyStepsGiveTheBitsOfStage3) {

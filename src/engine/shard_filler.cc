@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "comm/gather_table.h"
 #include "engine/param_pieces.h"
 #include "nfold/collectives.h"
 #include "param/deferred_storage.h"

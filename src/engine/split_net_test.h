@@ -177,15 +177,7 @@ inline SplitRun train_split(const Config& config, const Axes& axes,
 
 inline void expect_near_split(const SplitRun& actual, const SplitRun& expected,
                               double tolerance) {
-  ASSERT_EQ(actual.losses.size(), expected.losses.size());
-  for (std::size_t i = 0; i < expected.losses.size(); ++i) {
-    EXPECT_NEAR(actual.losses[i], expected.losses[i],
-                tolerance * std::abs(expected.losses[i]))
-        << "step " << i;
-    EXPECT_NEAR(actual.norms[i], expected.norms[i],
-                tolerance * expected.norms[i])
-        << "step " << i;
-  }
+  expect_near_curves(actual, expected, tolerance);
   ASSERT_EQ(actual.params.size(), expected.params.size());
   for (std::size_t i = 0; i < expected.params.size(); ++i) {
     ASSERT_EQ(actual.params[i].sizes(), expected.params[i].sizes());

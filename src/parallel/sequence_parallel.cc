@@ -5,6 +5,7 @@
 
 #include "nfold/differentiable_collectives.h"
 #include "nfold/tensor_parallel.h"
+#include "parallel/ignored_target.h"
 #include "parallel/lone_rank.h"
 
 namespace nfold {
@@ -60,7 +61,7 @@ at::Tensor mean_over_sequence(Group* group, const at::Tensor& token_losses,
                     " but targets are ", targets.sizes(),
                     "; they must have one shape.");
   // The number of tokens travels with the sum. In fp64, which counts exactly.
-  const auto is_counted = targets.ne(-100);
+  const auto is_counted = targets.ne(kIgnoredTarget);
   const auto own = at::stack({(token_losses * is_counted).sum(at::kDouble),
                               is_counted.sum(at::kDouble)});
   const auto all = reduce_from_group(group, own);

@@ -8,13 +8,11 @@
 #include "nfold/collectives.h"
 #include "nfold/differentiable_collectives.h"
 #include "nfold/tensor_parallel.h"
+#include "parallel/ignored_target.h"
 #include "parallel/lone_rank.h"
 
 namespace nfold {
 namespace {
-
-// What at::cross_entropy_loss leaves out by default.
-constexpr std::int64_t kIgnoredTarget = -100;
 
 // Which indices are rows of this rank, and which rows of its own they are; 0
 // for the others.

@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "base/hash.h"
+#include "comm/gather_table.h"
 #include "nfold/collectives.h"
 
 namespace nfold {
@@ -121,15 +122,6 @@ void check_same_text(Group& group, const std::string& description) {
 }
 
 }  // namespace
-
-at::Tensor gather_table(Group& group, const std::vector<std::int64_t>& values) {
-  const auto count = static_cast<std::int64_t>(values.size());
-  auto table = at::empty({group.size() * count}, at::kLong);
-  auto own = table.narrow(0, group.rank() * count, count);
-  std::copy(values.begin(), values.end(), own.mutable_data_ptr<std::int64_t>());
-  all_gather(group, table, own).wait();
-  return table.view({group.size(), count});
-}
 
 std::vector<NamedTensor> buffers_of(const torch::nn::Module& module) {
   std::vector<NamedTensor> buffers;

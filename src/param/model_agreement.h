@@ -48,7 +48,4 @@ std::vector<std::string> agree_on_model(const GroupsOf& groups_of,
                                         const torch::nn::Module& module,
                                         const std::vector<ParamState>& params);
 
-// [ranks][values.size()], the same on every rank. Collective.
-at::Tensor gather_table(Group& group, const std::vector<std::int64_t>& values);
-
 }  // namespace nfold
