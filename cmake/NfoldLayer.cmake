@@ -76,3 +76,16 @@ function(nfold_test name)
   set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT}
     ENVIRONMENT "OMP_NUM_THREADS=1")
 endfunction()
+
+# The tests of a binary once more, with an environment variable set.
+#   nfold_test_variant(collectives_gloo_test OF collectives_test
+#                      ENVIRONMENT NFOLD_TRANSPORT=gloo)
+function(nfold_test_variant name)
+  cmake_parse_arguments(arg "" "OF" "ENVIRONMENT" ${ARGN})
+  if(NOT NFOLD_BUILD_TESTS)
+    return()
+  endif()
+  add_test(NAME ${name} COMMAND ${arg_OF})
+  set_tests_properties(${name} PROPERTIES TIMEOUT 300
+    ENVIRONMENT "OMP_NUM_THREADS=1;${arg_ENVIRONMENT}")
+endfunction()

@@ -68,6 +68,8 @@ class Group {
   int global_rank() const;
   // Position in the group -> rank in the world.
   const std::vector<int>& global_ranks() const;
+  // How its bytes travel: "shm", "gloo", or "none" for one rank.
+  const char* transport() const;
   // Counts since construction. Callable from any thread.
   CommCounts counts() const;
   // Time the group's thread spent in collectives, waiting for other ranks

@@ -33,13 +33,22 @@ namespace nfold {
 enum class Launcher { kNone, kTorchrun, kOpenMpi, kMpich, kSlurm };
 const char* name_of(Launcher launcher);
 
+// How the bytes of a group travel between CPU ranks. kShm: through memory that
+// the ranks share; they must be on one host. kGloo: over TCP. kAuto: kShm where
+// all ranks of the group are on one host and it has room for it, else kGloo.
+enum class Transport { kAuto, kShm, kGloo };
+const char* name_of(Transport transport);
+
 // The environment variables NFOLD_TIMEOUT and NFOLD_RENDEZVOUS_TIMEOUT, in
-// seconds, override them in World::from_environment.
+// seconds, and NFOLD_TRANSPORT (auto, shm or gloo) override them in
+// World::from_environment.
 struct WorldOptions {
   // How long a collective may wait for the other ranks.
   std::chrono::milliseconds timeout = std::chrono::minutes(10);
   // How long to wait for all ranks to appear.
   std::chrono::milliseconds rendezvous_timeout = std::chrono::minutes(5);
+  // Of the group of all ranks, and of groups that do not say otherwise.
+  Transport transport = Transport::kAuto;
 };
 
 class World {
@@ -72,9 +81,11 @@ class World {
   // The group of all ranks, named "world".
   Group& group() const;
   // Every rank must call this in the same order with the same arguments; a
-  // rank outside of `global_ranks` gets nullptr.
-  std::unique_ptr<Group> new_group(const std::string& name,
-                                   const std::vector<int>& global_ranks) const;
+  // rank outside of `global_ranks` gets nullptr. kAuto: as the world's options
+  // say. Raises c10::ValueError for kShm if the ranks are on several hosts.
+  std::unique_ptr<Group> new_group(
+      const std::string& name, const std::vector<int>& global_ranks,
+      Transport transport = Transport::kAuto) const;
 
  private:
   struct Impl;

@@ -6,7 +6,6 @@
 #include <cstring>
 
 #include "base/hash.h"
-#include "comm/collectives_bodies.h"
 #include "comm/group_impl.h"
 
 namespace nfold {
@@ -127,13 +126,12 @@ Pending issue_reduce_scatter(Group& group, std::vector<at::Tensor> keep_alive,
                              std::vector<FlatView> views,
                              std::vector<std::byte*> outputs,
                              const CollectiveCall& call) {
-  GroupImpl& impl = group.impl();
-  return impl.issue(call,
-                    [&impl, call, keep_alive = std::move(keep_alive),
-                     views = std::move(views),
-                     outputs = std::move(outputs)](GroupExchange& exchange) {
-                      run_reduce_scatter(exchange, impl, views, outputs, call);
-                    });
+  return group.impl().issue(
+      call, [keep_alive = std::move(keep_alive), views = std::move(views),
+             outputs = std::move(outputs)](GroupTransport& transport,
+                                           const CollectiveCall& numbered) {
+        return transport.reduce_scatter(numbered, views, outputs);
+      });
 }
 
 }  // namespace
@@ -151,11 +149,13 @@ Pending all_gather(Group& group, at::Tensor output, at::Tensor shard) {
     return impl.count_local(Collective::kAllGather);
   }
   const auto call = call_of(Collective::kAllGather, {output});
-  return impl.issue(call, [&impl, view, output = std::move(output),
-                           shard = std::move(shard)](GroupExchange& exchange) {
-    copy_bytes(view.shard(impl.rank()), data_of(shard), shard.nbytes());
-    run_all_gather(exchange, impl, {view});
-  });
+  return impl.issue(
+      call, [rank = group.rank(), view, output = std::move(output),
+             shard = std::move(shard)](GroupTransport& transport,
+                                       const CollectiveCall& numbered) {
+        copy_bytes(view.shard(rank), data_of(shard), shard.nbytes());
+        return transport.all_gather(numbered, {view});
+      });
 }
 
 Pending all_gather_coalesced(Group& group, std::vector<at::Tensor> outputs) {
@@ -165,9 +165,10 @@ Pending all_gather_coalesced(Group& group, std::vector<at::Tensor> outputs) {
   if (group.size() == 1) return impl.count_local(Collective::kAllGather);
   const auto call = call_of(Collective::kAllGather, outputs);
   return impl.issue(
-      call,
-      [&impl, views = std::move(views), outputs = std::move(outputs)](
-          GroupExchange& exchange) { run_all_gather(exchange, impl, views); });
+      call, [views = std::move(views), outputs = std::move(outputs)](
+                GroupTransport& transport, const CollectiveCall& numbered) {
+        return transport.all_gather(numbered, views);
+      });
 }
 
 Pending reduce_scatter(Group& group, at::Tensor output, at::Tensor input,
@@ -225,10 +226,11 @@ Pending all_reduce(Group& group, at::Tensor tensor, ReduceOp op) {
   auto call = call_of(Collective::kAllReduce, {tensor});
   call.op = op;
   const FlatView view = view_of(tensor, group.size());
-  return impl.issue(call, [&impl, call, view, tensor = std::move(tensor)](
-                              GroupExchange& exchange) {
-    run_all_reduce(exchange, impl, view, call);
-  });
+  return impl.issue(
+      call, [view, tensor = std::move(tensor)](GroupTransport& transport,
+                                               const CollectiveCall& numbered) {
+        return transport.all_reduce(numbered, view);
+      });
 }
 
 Pending broadcast(Group& group, at::Tensor tensor, int source) {
@@ -241,11 +243,12 @@ Pending broadcast(Group& group, at::Tensor tensor, int source) {
   if (group.size() == 1) return impl.count_local(Collective::kBroadcast);
   auto call = call_of(Collective::kBroadcast, {tensor});
   call.source = source;
-  return impl.issue(call, [&impl, source, tensor = std::move(tensor)](
-                              GroupExchange& exchange) {
-    run_broadcast(exchange, impl, data_of(tensor),
-                  static_cast<std::int64_t>(tensor.nbytes()), source);
-  });
+  const FlatView view = view_of(tensor, 1);
+  return impl.issue(
+      call, [view, tensor = std::move(tensor)](GroupTransport& transport,
+                                               const CollectiveCall& numbered) {
+        return transport.broadcast(numbered, view);
+      });
 }
 
 Pending all_to_all(Group& group, at::Tensor output, at::Tensor input) {
@@ -265,20 +268,21 @@ Pending all_to_all(Group& group, at::Tensor output, at::Tensor input) {
   const auto call = call_of(Collective::kAllToAll, {input});
   const FlatView to = view_of(output, group.size());
   const FlatView from = view_of(input, group.size());
-  return impl.issue(call, [&impl, to, from, output = std::move(output),
-                           input = std::move(input)](GroupExchange& exchange) {
-    run_all_to_all(exchange, impl, to, from);
-  });
+  return impl.issue(
+      call, [to, from, output = std::move(output), input = std::move(input)](
+                GroupTransport& transport, const CollectiveCall& numbered) {
+        return transport.all_to_all(numbered, to, from);
+      });
 }
 
 Pending barrier(Group& group) {
   GroupImpl& impl = group.impl();
   if (group.size() == 1) return impl.count_local(Collective::kBarrier);
   CollectiveCall call;
-  return impl.issue(call, [](GroupExchange& exchange) {
-    exchange.begin();
-    exchange.finish();
-  });
+  return impl.issue(
+      call, [](GroupTransport& transport, const CollectiveCall& numbered) {
+        return transport.barrier(numbered);
+      });
 }
 
 }  // namespace nfold

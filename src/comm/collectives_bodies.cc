@@ -20,10 +20,6 @@ constexpr std::int64_t kChunkBytes = std::int64_t{1} << 20;
 // Chunks under way for each peer: one is summed while others arrive.
 constexpr std::size_t kStagingDepth = 3;
 
-std::int64_t bytes_of(const FlatView& flat, std::int64_t numel) {
-  return numel * static_cast<std::int64_t>(c10::elementSize(flat.dtype));
-}
-
 // A range of one rank's shard that travels as one message.
 struct Chunk {
   std::size_t flat = 0;
@@ -55,13 +51,12 @@ at::Tensor as_tensor(const std::byte* data, const FlatView& flat,
 // posted as soon as the chunk before it in that slot was summed.
 class ShardReduction {
  public:
-  ShardReduction(GroupExchange& exchange, GroupImpl& group,
+  ShardReduction(GroupExchange& exchange, Scratch& scratch,
                  const std::vector<FlatView>& flats, const CollectiveCall& call)
       : exchange_(exchange),
-        group_(group),
         flats_(flats),
         call_(call),
-        chunks_(chunks_of(flats, group.rank())),
+        chunks_(chunks_of(flats, exchange.rank())),
         arrivals_(kStagingDepth) {
     for (const int peer : exchange.peers()) {
       if (!exchange.is_empty(peer)) senders_.push_back(peer);
@@ -71,10 +66,10 @@ class ShardReduction {
     }
     // Slots start at cache lines.
     slot_bytes_ = (slot_bytes_ + 63) / 64 * 64;
-    staging_ = group.staging(static_cast<std::size_t>(slot_bytes_) *
-                             kStagingDepth * senders_.size());
+    staging_ = scratch.staging(static_cast<std::size_t>(slot_bytes_) *
+                               kStagingDepth * senders_.size());
     if (call.is_empty || senders_.size() < exchange.peers().size()) {
-      zeros_ = group.zeros(static_cast<std::size_t>(slot_bytes_));
+      zeros_ = scratch.zeros(static_cast<std::size_t>(slot_bytes_));
     }
   }
 
@@ -120,13 +115,13 @@ class ShardReduction {
       return;
     }
     std::vector<const std::byte*> by_rank(
-        static_cast<std::size_t>(group_.size()), zeros_);
+        static_cast<std::size_t>(exchange_.size()), zeros_);
     for (std::size_t s = 0; s < senders_.size(); ++s) {
       by_rank[static_cast<std::size_t>(senders_[s])] = slot(c, s);
     }
     if (!call_.is_empty) {
-      by_rank[static_cast<std::size_t>(group_.rank())] =
-          flat.shard(group_.rank()) + chunk.offset_bytes;
+      by_rank[static_cast<std::size_t>(exchange_.rank())] =
+          flat.shard(exchange_.rank()) + chunk.offset_bytes;
     }
     std::vector<at::Tensor> inputs;
     inputs.reserve(by_rank.size());
@@ -145,7 +140,6 @@ class ShardReduction {
   }
 
   GroupExchange& exchange_;
-  GroupImpl& group_;
   const std::vector<FlatView>& flats_;
   const CollectiveCall& call_;
   const std::vector<Chunk> chunks_;             // of this rank's shards
@@ -171,16 +165,7 @@ void wait_all(GroupExchange& exchange, std::vector<Message>& messages) {
 
 }  // namespace
 
-std::byte* FlatView::shard(int rank) const {
-  return data + bytes_of(*this, std::min(rank * shard_numel, numel));
-}
-
-std::int64_t FlatView::shard_bytes(int rank) const {
-  const std::int64_t begin = std::min(rank * shard_numel, numel);
-  return bytes_of(*this, std::min(begin + shard_numel, numel) - begin);
-}
-
-void run_all_gather(GroupExchange& exchange, GroupImpl& group,
+void run_all_gather(GroupExchange& exchange,
                     const std::vector<FlatView>& flats) {
   std::vector<Message> messages;
   for (const int peer : exchange.peers()) {
@@ -191,8 +176,8 @@ void run_all_gather(GroupExchange& exchange, GroupImpl& group,
   }
   for (const int peer : exchange.peers()) {
     for (const FlatView& flat : flats) {
-      exchange.send(peer, flat.shard(group.rank()),
-                    flat.shard_bytes(group.rank()));
+      exchange.send(peer, flat.shard(exchange.rank()),
+                    flat.shard_bytes(exchange.rank()));
     }
   }
   exchange.begin();
@@ -200,18 +185,18 @@ void run_all_gather(GroupExchange& exchange, GroupImpl& group,
   exchange.finish();
 }
 
-void run_reduce_scatter(GroupExchange& exchange, GroupImpl& group,
+void run_reduce_scatter(GroupExchange& exchange, Scratch& scratch,
                         const std::vector<FlatView>& flats,
                         const std::vector<std::byte*>& outputs,
                         const CollectiveCall& call) {
   if (!call.is_empty) send_shards(exchange, flats);
   exchange.begin();
-  ShardReduction reduction(exchange, group, flats, call);
+  ShardReduction reduction(exchange, scratch, flats, call);
   reduction.run(outputs, [](const Chunk&, const std::byte*) {});
   exchange.finish();
 }
 
-void run_all_reduce(GroupExchange& exchange, GroupImpl& group,
+void run_all_reduce(GroupExchange& exchange, Scratch& scratch,
                     const FlatView& flat, const CollectiveCall& call) {
   const std::vector<FlatView> flats{flat};
   send_shards(exchange, flats);
@@ -226,8 +211,8 @@ void run_all_reduce(GroupExchange& exchange, GroupImpl& group,
     }
   }
   exchange.begin();
-  ShardReduction reduction(exchange, group, flats, call);
-  reduction.run({flat.shard(group.rank())},
+  ShardReduction reduction(exchange, scratch, flats, call);
+  reduction.run({flat.shard(exchange.rank())},
                 [&](const Chunk& chunk, const std::byte* sum) {
                   for (const int peer : exchange.peers()) {
                     exchange.send(peer, sum, chunk.num_bytes, Phase::kSecond);
@@ -237,23 +222,22 @@ void run_all_reduce(GroupExchange& exchange, GroupImpl& group,
   exchange.finish();
 }
 
-void run_broadcast(GroupExchange& exchange, GroupImpl& group, std::byte* data,
-                   std::int64_t num_bytes, int source) {
+void run_broadcast(GroupExchange& exchange, const FlatView& flat, int source) {
   Message message;
-  if (group.rank() == source) {
+  if (exchange.rank() == source) {
     for (const int peer : exchange.peers()) {
-      exchange.send(peer, data, num_bytes);
+      exchange.send(peer, flat.data, flat.num_bytes());
     }
   } else {
-    message = exchange.receive(source, data, num_bytes);
+    message = exchange.receive(source, flat.data, flat.num_bytes());
   }
   exchange.begin();
   exchange.wait(message);
   exchange.finish();
 }
 
-void run_all_to_all(GroupExchange& exchange, GroupImpl& group,
-                    const FlatView& output, const FlatView& input) {
+void run_all_to_all(GroupExchange& exchange, const FlatView& output,
+                    const FlatView& input) {
   std::vector<Message> messages;
   for (const int peer : exchange.peers()) {
     messages.push_back(
@@ -263,8 +247,8 @@ void run_all_to_all(GroupExchange& exchange, GroupImpl& group,
     exchange.send(peer, input.shard(peer), input.shard_bytes(peer));
   }
   if (input.numel > 0) {
-    std::memcpy(output.shard(group.rank()), input.shard(group.rank()),
-                static_cast<std::size_t>(input.shard_bytes(group.rank())));
+    std::memcpy(output.shard(exchange.rank()), input.shard(exchange.rank()),
+                static_cast<std::size_t>(input.shard_bytes(exchange.rank())));
   }
   exchange.begin();
   wait_all(exchange, messages);

@@ -1,10 +1,10 @@
 // File: collectives_bodies.h
 //
 // How the bytes of each collective move, over an exchange and plain memory.
-// nfold/collectives.h is what callers use; this is what it runs on the group's
-// thread. Every rank sends directly to every other: one hop, no copy through a
-// third rank, and with a payload that differs for each peer nothing is sent
-// twice.
+// nfold/collectives.h is what callers use; this is what message_transport.h
+// runs for it. Every rank sends directly to every other: one hop, no copy
+// through a third rank, and with a payload that differs for each peer nothing
+// is sent twice.
 //
 // Steps (one hop each, after the calls) and memory beyond the tensors:
 //   all_gather      1 step    none: received in place
@@ -18,45 +18,31 @@
 // each element, so chunks change nothing.
 #pragma once
 
-#include <c10/core/ScalarType.h>
-
 #include <cstddef>
-#include <cstdint>
 #include <vector>
 
-#include "comm/group_impl.h"
+#include "comm/flat_view.h"
+#include "comm/group_exchange.h"
+#include "comm/scratch.h"
 
 namespace nfold {
 
-// The memory of a flat tensor of which rank r owns the elements
-// [r * shard_numel, (r+1) * shard_numel), cut at numel.
-struct FlatView {
-  std::byte* data = nullptr;
-  c10::ScalarType dtype = c10::ScalarType::Byte;
-  std::int64_t numel = 0;
-  std::int64_t shard_numel = 0;
-
-  std::byte* shard(int rank) const;
-  std::int64_t shard_bytes(int rank) const;
-};
-
 // The shard of this rank is there on entry; all others are received.
-void run_all_gather(GroupExchange& exchange, GroupImpl& group,
+void run_all_gather(GroupExchange& exchange,
                     const std::vector<FlatView>& flats);
 
 // outputs[i] <- the sum of this rank's shard of flats[i]; may be that shard.
-void run_reduce_scatter(GroupExchange& exchange, GroupImpl& group,
+void run_reduce_scatter(GroupExchange& exchange, Scratch& scratch,
                         const std::vector<FlatView>& flats,
                         const std::vector<std::byte*>& outputs,
                         const CollectiveCall& call);
 
-void run_all_reduce(GroupExchange& exchange, GroupImpl& group,
+void run_all_reduce(GroupExchange& exchange, Scratch& scratch,
                     const FlatView& flat, const CollectiveCall& call);
 
-void run_broadcast(GroupExchange& exchange, GroupImpl& group, std::byte* data,
-                   std::int64_t num_bytes, int source);
+void run_broadcast(GroupExchange& exchange, const FlatView& flat, int source);
 
-void run_all_to_all(GroupExchange& exchange, GroupImpl& group,
-                    const FlatView& output, const FlatView& input);
+void run_all_to_all(GroupExchange& exchange, const FlatView& output,
+                    const FlatView& input);
 
 }  // namespace nfold

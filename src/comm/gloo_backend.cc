@@ -1,7 +1,6 @@
 #include "comm/gloo_backend.h"
 
 #include <net/if.h>
-#include <signal.h>
 
 // Tells torch's header that the library was built with gloo.
 #ifndef USE_C10D_GLOO
@@ -29,24 +28,12 @@ std::shared_ptr<::gloo::transport::Device> make_device(
   return ProcessGroupGloo::createDeviceForHostname(interface_hint);
 }
 
-// gloo writes with writev, which raises SIGPIPE where the peer has died: by
-// default that ends this process without a word, where an error is wanted that
-// names the peer. A handler of the program's own stays.
-void ignore_broken_pipes() {
-  struct sigaction action {};
-  ::sigaction(SIGPIPE, nullptr, &action);
-  if (action.sa_handler != SIG_DFL) return;
-  action.sa_handler = SIG_IGN;
-  ::sigaction(SIGPIPE, &action, nullptr);
-}
-
 }  // namespace
 
 c10::intrusive_ptr<c10d::Backend> make_gloo_backend(
     c10::intrusive_ptr<c10d::Store> store, int rank, int size,
     std::chrono::milliseconds timeout, const std::string& interface_hint) {
   if (size == 1) return nullptr;
-  ignore_broken_pipes();
   try {
     auto options = c10d::ProcessGroupGloo::Options::create(timeout);
     options->devices.push_back(make_device(interface_hint));

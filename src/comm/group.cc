@@ -8,6 +8,7 @@
 
 #include "comm/bounded_call.h"
 #include "comm/group_impl.h"
+#include "comm/peer_errors.h"
 #include "comm/pending.h"
 #include "nfold/errors.h"
 
@@ -21,23 +22,13 @@ constexpr std::chrono::milliseconds kAftermathLimit{500};
 constexpr std::chrono::milliseconds kAftermathPoll{10};
 // The store may be on a host that has vanished.
 constexpr std::chrono::milliseconds kStoreLimit{2000};
-constexpr std::size_t kAlignment = 64;
-
-std::byte* aligned(std::vector<std::byte>& memory, std::size_t num_bytes) {
-  if (memory.size() < num_bytes + kAlignment) {
-    memory = std::vector<std::byte>(num_bytes + kAlignment);
-  }
-  const auto address = reinterpret_cast<std::uintptr_t>(memory.data());
-  return memory.data() + (kAlignment - address % kAlignment) % kAlignment;
-}
-
-void check_spec(const GroupSpec& spec, bool has_backend) {
+void check_spec(const GroupSpec& spec, bool has_transport) {
   const auto size = static_cast<int>(spec.global_ranks.size());
   TORCH_CHECK_VALUE(spec.rank >= 0 && spec.rank < size, "group '", spec.name,
                     "': position ", spec.rank, " in a group of ", size,
                     " ranks; expected 0 <= position < size");
-  TORCH_CHECK_VALUE(has_backend || size == 1, "group '", spec.name, "' of ",
-                    size, " ranks needs a backend");
+  TORCH_CHECK_VALUE(has_transport || size == 1, "group '", spec.name, "' of ",
+                    size, " ranks needs a transport");
   TORCH_CHECK_VALUE(spec.timeout.count() > 0, "group '", spec.name,
                     "': expected a time-out above zero but found ",
                     spec.timeout.count(), " ms");
@@ -94,31 +85,33 @@ int Group::size() const { return impl_->size(); }
 const std::vector<int>& Group::global_ranks() const {
   return impl_->spec().global_ranks;
 }
+const char* Group::transport() const {
+  return impl_->transport() ? impl_->transport()->name() : "none";
+}
 CommCounts Group::counts() const { return impl_->counts(); }
 std::chrono::nanoseconds Group::busy_time() const { return impl_->busy_time(); }
 
 std::unique_ptr<Group> make_group(GroupSpec spec,
-                                  c10::intrusive_ptr<c10d::Backend> backend) {
-  check_spec(spec, backend.defined());
+                                  std::unique_ptr<GroupTransport> transport) {
+  check_spec(spec, transport != nullptr);
   return std::make_unique<Group>(
-      std::make_unique<GroupImpl>(std::move(spec), std::move(backend)));
+      std::make_unique<GroupImpl>(std::move(spec), std::move(transport)));
 }
 
-GroupImpl::GroupImpl(GroupSpec spec, c10::intrusive_ptr<c10d::Backend> backend)
-    : spec_(std::move(spec)), backend_(std::move(backend)) {
+GroupImpl::GroupImpl(GroupSpec spec, std::unique_ptr<GroupTransport> transport)
+    : spec_(std::move(spec)), transport_(std::move(transport)) {
   if (size() == 1) return;
-  link_.backend = backend_.get();
-  link_.rank = rank();
-  for (int i = 1; i < size(); ++i) {
-    link_.peers.push_back((rank() + i) % size());
-  }
-  link_.global_ranks = spec_.global_ranks;
-  link_.host_names = spec_.host_names;
-  link_.timeout = spec_.timeout;
   worker_ = std::make_unique<GroupWorker>(spec_.name);
+  worker_->run([this] { transport_->open(); });
 }
 
-GroupImpl::~GroupImpl() = default;
+GroupImpl::~GroupImpl() {
+  if (worker_) worker_->run([this] { transport_->close(); });
+}
+
+std::shared_ptr<ShmChannel> GroupImpl::shm_channel() const {
+  return transport_ ? transport_->shm_channel() : nullptr;
+}
 
 void GroupImpl::set_label(std::string label) {
   const std::lock_guard lock(mutex_);
@@ -168,11 +161,10 @@ void GroupImpl::run(Job& job) {
   std::string failure;
   bool is_aftermath = false;
   try {
-    GroupExchange exchange(link_, job.call);
-    job.body(exchange);
+    const std::int64_t bytes = job.body(*transport_, job.call);
     Counter& counter = counters_[static_cast<std::size_t>(job.call.kind)];
     ++counter.calls;
-    counter.bytes += exchange.sent_bytes();
+    counter.bytes += bytes;
   } catch (const PeerError& error) {
     failure = failure_text(job, error.what());
     is_aftermath = error.kind == PeerError::Kind::kClosed;
@@ -198,8 +190,7 @@ std::string GroupImpl::failure_text(const Job& job,
 }
 
 void GroupImpl::fail(Job& job, std::string text) {
-  link_.backend = nullptr;
-  backend_.reset();
+  transport_->close();
   {
     const std::lock_guard lock(mutex_);
     failure_ = text;
@@ -228,14 +219,6 @@ std::string GroupImpl::exchange_failure(const std::string& text,
   }
   if (!first || first->empty() || *first == text) return text;
   return text + "\nThe first rank of the group to fail says: " + *first;
-}
-
-std::byte* GroupImpl::staging(std::size_t num_bytes) {
-  return aligned(staging_, num_bytes);
-}
-
-const std::byte* GroupImpl::zeros(std::size_t num_bytes) {
-  return aligned(zeros_, num_bytes);
 }
 
 CommCounts GroupImpl::counts() const {

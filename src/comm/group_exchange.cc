@@ -2,7 +2,6 @@
 
 #include <ATen/ops/from_blob.h>
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -23,10 +22,6 @@ constexpr std::chrono::milliseconds kLinger = std::chrono::seconds(2);
 std::vector<at::Tensor> as_tensors(const void* data, std::int64_t num_bytes) {
   // The backend's interface has no const; it only reads what it sends.
   return {at::from_blob(const_cast<void*>(data), {num_bytes}, at::kByte)};
-}
-
-std::string seconds_of(std::chrono::milliseconds duration) {
-  return fmt::format("{:g} s", static_cast<double>(duration.count()) / 1000.0);
 }
 
 }  // namespace
@@ -141,37 +136,27 @@ void GroupExchange::finish() {
 }
 
 void GroupExchange::raise_lost(int peer, const std::string& transport_text) {
-  if (Clock::now() >= deadline_) {
-    throw PeerError(
-        PeerError::Kind::kTimeout,
-        fmt::format("{} entered it but its data did not move within {}. "
-                    "It may be stopped, or much slower than the others",
-                    describe_ranks({peer}), seconds_of(link_.timeout)));
-  }
+  if (Clock::now() >= deadline_) throw_stuck(link_.names, peer, link_.timeout);
   // The peer may only have followed one that died before it, to which the
   // connection is gone too: name them all.
   std::vector<int> lost{peer};
   for (const int other : link_.peers) {
     if (other != peer && is_closed(other)) lost.push_back(other);
   }
-  std::string text = fmt::format(
-      "lost the {} to {}: a process probably died or left after an "
-      "error; look at its output first (transport: {})",
-      lost.size() == 1 ? "connection" : "connections", describe_ranks(lost),
-      transport_text);
   // A host that vanished closes nothing: the first rank to run out of
   // patience does.
-  if (!link_.host_names.empty()) {
+  std::string more;
+  if (!link_.names.host_names.empty()) {
     std::vector<int> silent = absent_peers(0);
     std::erase_if(silent, [&](int other) {
       return std::find(lost.begin(), lost.end(), other) != lost.end();
     });
     if (!silent.empty()) {
-      text +=
-          fmt::format(". Not heard from by then: {}", describe_ranks(silent));
+      more = fmt::format(". Not heard from by then: {}",
+                         link_.names.describe(silent));
     }
   }
-  throw PeerError(PeerError::Kind::kClosed, text);
+  throw_lost(link_.names, lost, "transport: " + transport_text, more);
 }
 
 bool GroupExchange::is_closed(int peer) const {
@@ -206,12 +191,7 @@ void GroupExchange::raise_missing(std::size_t first_missing) {
   // arrived before can still be taken.
   std::vector<int> missing = absent_peers(first_missing + 1);
   missing.push_back(call_receives_[first_missing].peer);
-  throw PeerError(
-      PeerError::Kind::kTimeout,
-      fmt::format("{} did not enter it within {}. It may have taken "
-                  "another branch, run fewer steps, failed, or be much slower "
-                  "than the others; look at its output first",
-                  describe_ranks(missing), seconds_of(link_.timeout)));
+  throw_missing(link_.names, missing, link_.timeout);
 }
 
 void GroupExchange::raise_diverged(std::size_t peer_index) {
@@ -227,43 +207,8 @@ void GroupExchange::raise_diverged(std::size_t peer_index) {
       break;
     }
   }
-  const CollectiveCall& other = peer_calls_[peer_index];
-  std::string text =
-      fmt::format("rank {} entered {} while rank {} entered {}",
-                  global_rank(call_receives_[peer_index].peer), describe(other),
-                  global_rank(link_.rank), describe(call_));
-  if (other.layout != call_.layout) {
-    text += " (the sizes of the tensors differ)";
-  }
-  if (other.tag != call_.tag) {
-    text += fmt::format(" (from different places: tag {:#x} and tag {:#x})",
-                        other.tag, call_.tag);
-  }
-  throw PeerError(PeerError::Kind::kDiverged,
-                  text +
-                      ". All ranks must issue the same collectives in the same "
-                      "order; did one take another branch or skip a step?");
-}
-
-int GroupExchange::global_rank(int peer) const {
-  return link_.global_ranks[static_cast<std::size_t>(peer)];
-}
-
-std::string GroupExchange::describe_ranks(std::vector<int> peers) const {
-  std::sort(peers.begin(), peers.end(),
-            [this](int a, int b) { return global_rank(a) < global_rank(b); });
-  const auto host_of = [this](int peer) {
-    return link_.host_names[static_cast<std::size_t>(peer)];
-  };
-  std::string text = peers.size() == 1 ? "rank " : "ranks ";
-  for (std::size_t i = 0; i < peers.size(); ++i) {
-    text += fmt::format("{}{}", i == 0 ? "" : ", ", global_rank(peers[i]));
-    if (link_.host_names.empty()) continue;
-    const bool is_last_of_host =
-        i + 1 == peers.size() || host_of(peers[i]) != host_of(peers[i + 1]);
-    if (is_last_of_host) text += fmt::format(" (host {})", host_of(peers[i]));
-  }
-  return text;
+  throw_diverged(link_.names, call_receives_[peer_index].peer,
+                 peer_calls_[peer_index], call_);
 }
 
 }  // namespace nfold

@@ -21,34 +21,22 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <stdexcept>
 #include <string>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <vector>
 
 #include "comm/collectives_call.h"
+#include "comm/peer_errors.h"
 
 namespace nfold {
-
-// What went wrong with a peer; GroupImpl adds who, where and when.
-class PeerError : public std::runtime_error {
- public:
-  enum class Kind : std::uint8_t { kTimeout, kClosed, kDiverged };
-  PeerError(Kind kind, const std::string& text)
-      : std::runtime_error(text), kind(kind) {}
-  const Kind kind;
-};
 
 // What an exchange needs of its group. `peers` are the other group ranks in
 // the order in which this rank turns to them: from rank + 1, wrapping round,
 // so that no rank is addressed by all others at once.
 struct GroupLink {
-  c10d::Backend* backend = nullptr;
-  int rank = 0;
+  c10::intrusive_ptr<c10d::Backend> backend;
+  PeerNames names;
   std::vector<int> peers;
-  std::vector<int> global_ranks;
-  // Of each group rank, or empty if all are on one host.
-  std::vector<std::string> host_names;
   std::chrono::milliseconds timeout{0};
 };
 
@@ -71,6 +59,8 @@ class GroupExchange {
   GroupExchange& operator=(const GroupExchange&) = delete;
 
   const std::vector<int>& peers() const { return link_.peers; }
+  int rank() const { return link_.names.rank; }
+  int size() const { return static_cast<int>(link_.names.global_ranks.size()); }
 
   // An empty message is not sent at all, nor received.
   void send(int peer, const void* data, std::int64_t num_bytes,
@@ -100,9 +90,6 @@ class GroupExchange {
   // Of the peers from that index on, those whose call has not arrived. After
   // it the connections may be closed.
   std::vector<int> absent_peers(std::size_t first);
-  int global_rank(int peer) const;
-  // "rank 3", or "ranks 2, 3 (host beta)" where there are several hosts.
-  std::string describe_ranks(std::vector<int> peers) const;
 
   const GroupLink& link_;
   const CollectiveCall call_;

@@ -4,7 +4,7 @@
 // the order of issue, the counters, and the first failure.
 //
 //   GroupSpec spec{.name = "data_parallel", .global_ranks = {0, 1}, ...};
-//   auto group = make_group(spec, make_gloo_backend(...));
+//   auto group = make_group(spec, std::move(transport));
 //   group->impl().set_label("step 12, gradient bucket 3");
 //   all_reduce(*group, tensor).wait();    // errors carry the label
 //
@@ -27,19 +27,17 @@
 #include <array>
 #include <atomic>
 #include <chrono>
-#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
-#include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 #include <vector>
 
 #include "comm/collectives_call.h"
-#include "comm/group_exchange.h"
 #include "comm/group_worker.h"
+#include "comm/transport.h"
 #include "nfold/collectives.h"
 #include "nfold/group.h"
 
@@ -62,16 +60,18 @@ struct GroupSpec {
   c10::intrusive_ptr<c10d::Store> store{};
 };
 
-// The backend needs send and recv only, and may be null for one rank.
-// Raises c10::ValueError when the spec contradicts itself.
+// The transport may be null for one rank. Raises c10::ValueError when the spec
+// contradicts itself.
 std::unique_ptr<Group> make_group(GroupSpec spec,
-                                  c10::intrusive_ptr<c10d::Backend> backend);
+                                  std::unique_ptr<GroupTransport> transport);
 
 class GroupImpl {
  public:
-  using Body = std::function<void(GroupExchange&)>;
+  // Runs a collective and returns the bytes that this rank gave to others.
+  using Body =
+      std::function<std::int64_t(GroupTransport&, const CollectiveCall& call)>;
 
-  GroupImpl(GroupSpec spec, c10::intrusive_ptr<c10d::Backend> backend);
+  GroupImpl(GroupSpec spec, std::unique_ptr<GroupTransport> transport);
   // Runs what was issued, to its end or its time-out.
   ~GroupImpl();
 
@@ -87,18 +87,17 @@ class GroupImpl {
   // is communicated, say. 0 at first.
   void set_tag(std::uint64_t tag);
 
-  // Runs the body as the group's next collective, on its thread and with an
-  // exchange that has posted `call` (sequence and tag are filled in). Raises
-  // c10::DistBackendError if the group has failed.
+  // Runs the body as the group's next collective, on its thread, with `call`
+  // (sequence and tag are filled in). Raises c10::DistBackendError if the
+  // group has failed.
   Pending issue(CollectiveCall call, Body body);
   // For groups of one rank: counts a call that is already done.
   Pending count_local(Collective kind);
 
-  // Memory for the bodies, one at a time: at least num_bytes, aligned to 64,
-  // kept until the group goes. Group's thread only.
-  std::byte* staging(std::size_t num_bytes);
-  // The same filled with zeros. Must not be written.
-  const std::byte* zeros(std::size_t num_bytes);
+  // Null for one rank.
+  const GroupTransport* transport() const { return transport_.get(); }
+  // Null unless the ranks share memory.
+  std::shared_ptr<ShmChannel> shm_channel() const;
 
   CommCounts counts() const;
   std::chrono::nanoseconds busy_time() const;
@@ -124,12 +123,9 @@ class GroupImpl {
   std::string exchange_failure(const std::string& text, bool is_aftermath);
 
   const GroupSpec spec_;
-  GroupLink link_;
-  c10::intrusive_ptr<c10d::Backend> backend_;  // group's thread; null if failed
+  std::unique_ptr<GroupTransport> transport_;
   std::array<Counter, kNumCollectives> counters_;
   std::atomic<std::int64_t> busy_ns_{0};
-  std::vector<std::byte> staging_;
-  std::vector<std::byte> zeros_;
 
   mutable std::mutex mutex_;
   std::string label_;  // guarded by mutex_, as are the following

@@ -368,7 +368,23 @@ LauncherEnvironment read_launcher_environment(const EnvironmentMap& variables) {
   return job;
 }
 
-WorldOptions with_time_outs_of(const EnvironmentMap& variables,
+namespace {
+
+std::optional<Transport> transport_of(const EnvironmentMap& variables) {
+  constexpr char kVariable[] = "NFOLD_TRANSPORT";
+  const auto found = variables.find(kVariable);
+  if (found == variables.end() || found->second.empty()) return std::nullopt;
+  for (const auto transport :
+       {Transport::kAuto, Transport::kShm, Transport::kGloo}) {
+    if (found->second == name_of(transport)) return transport;
+  }
+  TORCH_CHECK_VALUE(false, kVariable, "=", found->second,
+                    ": expected auto, shm or gloo");
+}
+
+}  // namespace
+
+WorldOptions with_variables_of(const EnvironmentMap& variables,
                                WorldOptions options) {
   const auto replace = [&](Name name, std::chrono::milliseconds& time) {
     const auto found = variables.find(name);
@@ -387,6 +403,7 @@ WorldOptions with_time_outs_of(const EnvironmentMap& variables,
   };
   replace("NFOLD_TIMEOUT", options.timeout);
   replace("NFOLD_RENDEZVOUS_TIMEOUT", options.rendezvous_timeout);
+  options.transport = transport_of(variables).value_or(options.transport);
   return options;
 }
 

@@ -52,7 +52,7 @@ LauncherEnvironment read_launcher_environment(const EnvironmentMap& variables);
 // The options with NFOLD_TIMEOUT and NFOLD_RENDEZVOUS_TIMEOUT, in seconds, in
 // place of what the program chose. Raises c10::ValueError for anything but a
 // number above zero.
-WorldOptions with_time_outs_of(const EnvironmentMap& variables,
+WorldOptions with_variables_of(const EnvironmentMap& variables,
                                WorldOptions options);
 
 // "node[03-05,9],other" -> "node03": the first host of a Slurm node list.

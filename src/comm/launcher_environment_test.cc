@@ -370,20 +370,20 @@ TEST(LauncherEnvironment, TimeOutsOfVariablesReplaceTheProgramsOwn) {
   using std::chrono::milliseconds;
   const WorldOptions given{.timeout = milliseconds(7),
                            .rendezvous_timeout = milliseconds(8)};
-  auto options = with_time_outs_of({{"NFOLD_TIMEOUT", ""}}, given);
+  auto options = with_variables_of({{"NFOLD_TIMEOUT", ""}}, given);
   EXPECT_EQ(options.timeout, milliseconds(7));
-  options = with_time_outs_of(
+  options = with_variables_of(
       {{"NFOLD_TIMEOUT", "2.5"}, {"NFOLD_RENDEZVOUS_TIMEOUT", "30"}}, given);
   EXPECT_EQ(options.timeout, milliseconds(2500));
   EXPECT_EQ(options.rendezvous_timeout, milliseconds(30000));
-  options = with_time_outs_of({{"NFOLD_TIMEOUT", "9"}}, given);
+  options = with_variables_of({{"NFOLD_TIMEOUT", "9"}}, given);
   EXPECT_EQ(options.rendezvous_timeout, milliseconds(8));
 }
 
 TEST(LauncherEnvironment, TimeOutsMustBeNumbersAboveZero) {
   for (const char* text : {"0", "-1", "10s", "soon", "nan", "1e300"}) {
     try {
-      with_time_outs_of({{"NFOLD_TIMEOUT", text}}, {});
+      with_variables_of({{"NFOLD_TIMEOUT", text}}, {});
       FAIL() << text << " was accepted";
     } catch (const c10::ValueError& error) {
       EXPECT_THAT(message_of(error),

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <signal.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -13,6 +14,8 @@
 #include "comm/gloo_backend.h"
 #include "comm/group_impl.h"
 #include "comm/launcher_environment.h"
+#include "comm/message_transport.h"
+#include "comm/shm_transport.h"
 #include "comm/world_rendezvous.h"
 #include "nfold/errors.h"
 
@@ -44,6 +47,17 @@ void check_group_ranks(const std::string& name, const std::vector<int>& ranks,
       ", one of them twice");
 }
 
+// gloo writes with writev, which raises SIGPIPE where the peer has died: by
+// default that ends this process without a word, where an error is wanted that
+// names the peer. A handler of the program's own stays.
+void ignore_broken_pipes() {
+  struct sigaction action {};
+  ::sigaction(SIGPIPE, nullptr, &action);
+  if (action.sa_handler != SIG_DFL) return;
+  action.sa_handler = SIG_IGN;
+  ::sigaction(SIGPIPE, &action, nullptr);
+}
+
 }  // namespace
 
 struct World::Impl {
@@ -69,7 +83,13 @@ struct World::Impl {
   // Meets the other ranks and makes the group of all.
   void join();
   std::unique_ptr<Group> make_group_of(const std::string& name,
-                                       const std::vector<int>& ranks);
+                                       const std::vector<int>& ranks,
+                                       Transport transport);
+  // Null where the ranks cannot share memory, or shall not. Raises where they
+  // must.
+  std::unique_ptr<GroupTransport> shm_transport_of(const GroupSpec& spec,
+                                                   c10d::Store& group_store,
+                                                   Transport transport) const;
   bool is_one_host(const std::vector<int>& ranks) const;
   // Of each of the ranks; empty if all are on one host.
   std::vector<std::string> host_names_of(const std::vector<int>& ranks) const;
@@ -91,6 +111,7 @@ struct World::Impl {
 };
 
 void World::Impl::join() {
+  if (job.size > 1) ignore_broken_pipes();
   const std::string address =
       job.master_addr.empty()
           ? std::string("the caller's store")
@@ -116,7 +137,7 @@ void World::Impl::join() {
   for (int rank = 0; rank < job.size; ++rank) {
     ranks[static_cast<std::size_t>(rank)] = rank;
   }
-  group = make_group_of(kWorldGroup, ranks);
+  group = make_group_of(kWorldGroup, ranks, options.transport);
 }
 
 bool World::Impl::is_one_host(const std::vector<int>& ranks) const {
@@ -148,8 +169,35 @@ std::string World::Impl::interface_hint(const std::vector<int>& ranks) const {
   return own_address_towards(job.master_addr, job.master_port);
 }
 
-std::unique_ptr<Group> World::Impl::make_group_of(
-    const std::string& name, const std::vector<int>& ranks) {
+std::unique_ptr<GroupTransport> World::Impl::shm_transport_of(
+    const GroupSpec& spec, c10d::Store& group_store,
+    Transport transport) const {
+  if (transport == Transport::kGloo) return nullptr;
+  const bool is_wanted = transport == Transport::kShm;
+  if (!is_one_host(spec.global_ranks)) {
+    TORCH_CHECK_VALUE(!is_wanted, "[rank ", job.rank, "] group '", spec.name,
+                      "' has the ranks ", list_of(spec.global_ranks),
+                      ", which are on several hosts and share no memory; use "
+                      "transport gloo, or auto");
+    return nullptr;
+  }
+  try {
+    const PeerNames names{spec.rank, spec.global_ranks};
+    return make_shm_transport(
+        make_shm_channel(group_store, names, options.timeout));
+  } catch (const c10::Error& error) {
+    if (is_wanted) throw;
+    if (spec.rank == 0) {
+      log_warning("group '{}' goes over gloo, which is slower: {}", spec.name,
+                  message_of(error));
+    }
+    return nullptr;
+  }
+}
+
+std::unique_ptr<Group> World::Impl::make_group_of(const std::string& name,
+                                                  const std::vector<int>& ranks,
+                                                  Transport transport) {
   check_group_ranks(name, ranks, job.rank, job.size);
   const int number = num_groups++;
   const auto self = std::find(ranks.begin(), ranks.end(), job.rank);
@@ -161,13 +209,31 @@ std::unique_ptr<Group> World::Impl::make_group_of(
   spec.host_names = host_names_of(ranks);
   if (!spec.host_names.empty()) spec.store_host = hosts.front().name;
   spec.timeout = options.timeout;
+  if (ranks.size() == 1) return make_group(std::move(spec), nullptr);
   auto group_store = c10::make_intrusive<c10d::PrefixStore>(
       fmt::format("group/{}/{}", number, name), store);
   spec.store = c10::make_intrusive<c10d::PrefixStore>("failure", group_store);
-  auto backend =
+  auto shm = shm_transport_of(spec, *group_store, transport);
+  if (shm) return make_group(std::move(spec), std::move(shm));
+  GroupLink link;
+  link.names = {spec.rank, ranks, spec.host_names};
+  link.timeout = options.timeout;
+  link.backend =
       make_gloo_backend(group_store, spec.rank, static_cast<int>(ranks.size()),
                         options.timeout, interface_hint(ranks));
-  return make_group(std::move(spec), std::move(backend));
+  return make_group(std::move(spec), make_message_transport(std::move(link)));
+}
+
+const char* name_of(Transport transport) {
+  switch (transport) {
+    case Transport::kAuto:
+      return "auto";
+    case Transport::kShm:
+      return "shm";
+    case Transport::kGloo:
+      return "gloo";
+  }
+  return "unknown";
 }
 
 World::World(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -178,7 +244,7 @@ World::~World() = default;
 World World::from_environment(const WorldOptions& given_options) {
   const EnvironmentMap variables = process_environment();
   LauncherEnvironment job = read_launcher_environment(variables);
-  const WorldOptions options = with_time_outs_of(variables, given_options);
+  const WorldOptions options = with_variables_of(variables, given_options);
   set_process_log_rank(job.rank, job.size);
   auto store = connect_store(job, options);
   auto impl = std::make_unique<Impl>(std::move(job), options, std::move(store));
@@ -227,9 +293,12 @@ std::vector<std::string> World::hosts() const {
 
 Group& World::group() const { return *impl_->group; }
 
-std::unique_ptr<Group> World::new_group(
-    const std::string& name, const std::vector<int>& global_ranks) const {
-  return impl_->make_group_of(name, global_ranks);
+std::unique_ptr<Group> World::new_group(const std::string& name,
+                                        const std::vector<int>& global_ranks,
+                                        Transport transport) const {
+  return impl_->make_group_of(
+      name, global_ranks,
+      transport == Transport::kAuto ? impl_->options.transport : transport);
 }
 
 }  // namespace nfold

@@ -338,6 +338,7 @@ void Engine::Impl::update(double grad_scale) {
       std::min(kGatherNumel, config_.zero_optimization.allgather_bucket_size);
   std::vector<ShardedUnit*> waiting;
   std::int64_t numel = 0;
+  for (auto* unit : model_.trained()) unit->begin_update();
   optimizer_->step(static_cast<float>(grad_scale), [&](std::size_t index) {
     auto* unit = model_.trained()[index];
     unit->publish_shard();
@@ -356,10 +357,14 @@ void Engine::Impl::update(double grad_scale) {
   timers_.comm_wait_ms += ms_between(start, Clock::now());
 }
 
+void Engine::Impl::begin_update(ShardedUnit& unit) {
+  fetcher_.release_all();
+  unit.begin_update();
+}
+
 void Engine::Impl::publish(ShardedUnit& unit) {
   const auto low = unit.low_precision_owned();
   if (unit.options().is_trained && low.defined()) low.copy_(unit.master());
-  fetcher_.release_all();
   unit.publish_shard();
   if (!unit.options().is_resident) return;
   ShardedUnit::begin_gather({&unit});

@@ -57,8 +57,9 @@ class Engine::Impl {
   void check_idle(const char* operation) const {
     fetcher_.check_idle(operation);
   }
-  // Makes the unit's owned values, just changed, what every use of it sees.
-  // Collective; needs check_idle.
+  // Between these two the unit's owned values may change; then every use of it
+  // sees them. Collective; needs check_idle.
+  void begin_update(ShardedUnit& unit);
   void publish(ShardedUnit& unit);
 
  private:

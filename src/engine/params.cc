@@ -120,6 +120,7 @@ void safe_set_full_fp32_param(Engine& engine, const at::Tensor& param,
   Access access(engine, param);
   const auto piece = access.own_piece_of(value);
   access.engine().check_idle("safe_set_full_fp32_param");
+  access.engine().begin_update(access.unit());
   owned_weights(access).copy_(piece);
   access.engine().publish(access.unit());
 }
@@ -160,6 +161,7 @@ void safe_set_local_fp32_param(Engine& engine, const at::Tensor& param,
   Access access(engine, param);
   const auto piece = access.checked_local(value);
   access.engine().check_idle("safe_set_local_fp32_param");
+  access.engine().begin_update(access.unit());
   owned_weights(access).copy_(piece);
   access.engine().publish(access.unit());
 }

@@ -37,6 +37,8 @@ class ShardedScope : public Scope {
       : handler_(handler), held_(std::move(held)), options_(options) {
     for (auto& held : held_) units_.push_back(held.unit);
     handler_.begin_access(units_);
+    // Whatever happens in the scope, the other ranks must not see it yet.
+    for (auto* unit : units_) unit->unshare();
     for (auto& held : held_) {
       dispatch_interceptor().set_writable(*held.unit, true);
       for (const auto& param : held.unit->params()) {

@@ -20,6 +20,13 @@ void give_memory(const at::Tensor& flat) {
                         allocate_storage(storage.nbytes(), storage.device()));
 }
 
+void lend_memory(const at::Tensor& flat, c10::DataPtr memory) {
+  const auto& storage = flat.storage();
+  fill_deferred_storage(
+      storage, c10::Storage(c10::Storage::use_byte_size_t{}, storage.nbytes(),
+                            std::move(memory)));
+}
+
 void take_memory(const at::Tensor& flat, const std::string& access_error) {
   defer_storage(flat.storage(), access_error);
 }

@@ -28,6 +28,8 @@ at::Tensor make_released(std::int64_t numel, at::ScalarType dtype,
 
 // `flat` must cover its storage.
 void give_memory(const at::Tensor& flat);
+// Memory that is there already, at least as large as the storage of `flat`.
+void lend_memory(const at::Tensor& flat, c10::DataPtr memory);
 void take_memory(const at::Tensor& flat, const std::string& access_error);
 
 }  // namespace nfold

@@ -73,6 +73,7 @@ ShardedUnit::ShardedUnit(std::vector<ParamState> params,
     const auto view = part(full_, layout_.param_range(i)).view(param.sizes());
     for (auto& tensor : params_[i].tensors) tensor.set_data(view);
   }
+  if (initial == InitialValues::kFromParams) publish_initial();
 }
 
 void ShardedUnit::allocate_values() {
@@ -81,7 +82,8 @@ void ShardedUnit::allocate_values() {
     full_ = at::zeros({layout_.numel()}, stored);
   } else {
     full_ = make_released(layout_.numel(), options_.dtype, access_error());
-    shard_ = at::zeros({held_range().numel}, stored);
+    allocate_shared();
+    if (!shared_) shard_ = at::zeros({held_range().numel}, stored);
     state_ = UnitState::kSharded;
   }
   if (!options_.is_trained) return;
@@ -89,6 +91,26 @@ void ShardedUnit::allocate_values() {
                 ? owned()
                 : at::zeros({owned_range().numel},
                             at::TensorOptions(options_.master_dtype));
+}
+
+// A secondary shard, or a hop between nodes, is for ranks that are far apart.
+void ShardedUnit::allocate_shared() {
+  const auto& groups = options_.groups;
+  if (!groups.shard || groups.secondary || groups.inter_node) return;
+  const auto range = shard_range_of_rank();
+  const auto element_bytes =
+      static_cast<std::int64_t>(c10::elementSize(options_.dtype));
+  shared_ = SharedArray::make(
+      *groups.shard, static_cast<std::size_t>(layout_.numel() * element_bytes),
+      options_.name);
+  if (!shared_) return;
+  shard_ = at::from_blob(
+      shared_->data() + range.begin * element_bytes, {range.numel},
+      [array = shared_](void*) {}, at::TensorOptions(options_.dtype));
+}
+
+void ShardedUnit::publish_initial() {
+  if (shared_) shared_->publish();
 }
 
 void ShardedUnit::write_param(std::size_t param, std::int64_t begin,
@@ -160,6 +182,10 @@ void ShardedUnit::begin_gather(std::vector<ShardedUnit*> units,
                                GatherMode mode) {
   std::erase_if(units, [](const auto* unit) { return !unit->is_released(); });
   for (auto* unit : units) unit->allocate_full();
+  for (auto* unit : units) {
+    if (unit->shared_) unit->state_ = UnitState::kGathering;
+  }
+  std::erase_if(units, [](const auto* unit) { return unit->shared_; });
   while (!units.empty()) {
     const auto& first = *units.front();
     const auto others = std::stable_partition(
@@ -184,6 +210,7 @@ bool ShardedUnit::travels_with(const ShardedUnit& other) const {
 
 c10::SmallVector<Group*, 2> ShardedUnit::gather_groups(GatherMode mode) const {
   const auto& groups = options_.groups;
+  if (shared_) return {};
   if (state_ == UnitState::kSecondary) return {groups.secondary};
   if (groups.inter_node && mode == GatherMode::kAllGather) {
     return {groups.inter_node, groups.intra_node};
@@ -210,9 +237,31 @@ Pending ShardedUnit::gather(const std::vector<ShardedUnit*>& units,
 void ShardedUnit::finish_gather() {
   check_state(!is_released(), "finish_gather");
   if (state_ == UnitState::kUnsharded) return;
-  gather_->wait();
-  gather_.reset();
+  if (shared_) {
+    shared_->await_versions();
+  } else {
+    gather_->wait();
+    gather_.reset();
+  }
   state_ = UnitState::kUnsharded;
+}
+
+void ShardedUnit::begin_update() {
+  check_state(state_ != UnitState::kGathering, "begin_update");
+  if (!shared_) return;
+  if (state_ == UnitState::kUnsharded && !is_unshared_) release();
+  shared_->begin_update();
+}
+
+void ShardedUnit::unshare() {
+  if (!shared_ || is_unshared_) return;
+  check_state(state_ == UnitState::kUnsharded, "unshare");
+  at::NoGradGuard no_grad;
+  take_memory(full_, access_error());
+  give_memory(full_);
+  full_.copy_(at::from_blob(shared_->data(), {layout_.numel()},
+                            at::TensorOptions(options_.dtype)));
+  is_unshared_ = true;
 }
 
 void ShardedUnit::bump_versions() {
@@ -227,6 +276,7 @@ void ShardedUnit::bump_versions() {
 void ShardedUnit::publish_shard() {
   check_state(state_ != UnitState::kGathering, "publish_shard");
   bump_versions();
+  if (shared_) shared_->publish();
   if (!options_.is_resident) {
     if (state_ == UnitState::kUnsharded) free_full();
     secondary_.reset();
@@ -254,10 +304,14 @@ void ShardedUnit::release() {
 
 void ShardedUnit::free_full() {
 #ifndef NDEBUG
+  const bool is_own = !shared_ || is_unshared_;
   // Whatever still reads the memory shows in the loss.
-  if (full_.is_floating_point()) full_.fill_(std::nan(""));
+  if (is_own && full_.is_floating_point()) full_.fill_(std::nan(""));
+  TORCH_INTERNAL_ASSERT(is_own || shared_->is_current(), "unit ", options_.name,
+                        " changed while it was read");
 #endif
   take_memory(full_, access_error());
+  is_unshared_ = false;
 }
 
 FlatRange ShardedUnit::secondary_range() const {
@@ -274,6 +328,8 @@ FlatRange ShardedUnit::given_range() const {
 void ShardedUnit::publish_full(const std::vector<std::size_t>& params) {
   check_state(state_ == UnitState::kUnsharded, "publish_full");
   at::NoGradGuard no_grad;
+  unshare();
+  begin_update();
   for (const auto param : params) {
     const auto range = layout_.param_range(param);
     const auto values = part(full_, range);
@@ -282,13 +338,26 @@ void ShardedUnit::publish_full(const std::vector<std::size_t>& params) {
   }
   secondary_.reset();
   bump_versions();
+  if (shared_) shared_->publish();
 }
 
 void ShardedUnit::allocate_full() {
   if (options_.is_resident) return;
+  if (shared_) {
+    lend_memory(full_, shared_memory());
+    return;
+  }
   give_memory(full_);
   part(full_, given_range())
       .copy_(state_ == UnitState::kSecondary ? secondary_ : shard_);
+}
+
+// Who still holds parameters when the unit is gone keeps the memory.
+c10::DataPtr ShardedUnit::shared_memory() const {
+  using Keeper = std::shared_ptr<SharedArray>;
+  return {shared_->data(), new Keeper(shared_),
+          [](void* keeper) { delete static_cast<Keeper*>(keeper); },
+          full_.device()};
 }
 
 std::string ShardedUnit::access_error() const {
@@ -310,7 +379,7 @@ std::int64_t ShardedUnit::params_bytes() const {
 }
 
 std::int64_t ShardedUnit::full_bytes() const {
-  return options_.is_resident ? 0 : bytes_of(full_);
+  return options_.is_resident || shared_ ? 0 : bytes_of(full_);
 }
 
 std::int64_t ShardedUnit::master_bytes() const {

@@ -21,6 +21,11 @@
 //   grad          [owned numel], accumulation dtype: gradients of the owned
 //                 range, summed over ranks and micro steps, up to one
 //                 constant factor that the optimizer applies.
+//   shared      where the ranks of the shard group share memory, one array
+//               [numel] for all of them, of which `shard` is this rank's part
+//               (comm/shared_array.h). Then `full` is that array while the
+//               unit is unsharded: gathering copies nothing and needs no
+//               partner, only parts that are up to date.
 //   secondary   full[j * T, (j + 1) * T), for rank j of a secondary group:
 //               a copy kept when the unit is released, so that it can be
 //               gathered again among few ranks until its values change.
@@ -50,12 +55,18 @@
 //   secondary  | it and the shard   | -                | shard + secondary
 //
 // With a secondary group, gathering and unsharded units have the memory of
-// the secondary shard too if they were gathered from it.
+// the secondary shard too if they were gathered from it. Shared units have the
+// memory of their shard in every state.
 //
 // A unit that is not resident starts sharded. While it is sharded its
 // parameters keep their sizes, but their storage has no memory: raw access
 // (data_ptr) is an error that names the parameters. With one shard, or when
 // this rank owns everything, a resident unit is always unsharded.
+//
+// [Note: Updates]
+// Values of shards change between begin_update and publish_shard (or inside of
+// publish_full), which all ranks of the group call equally often. begin_update
+// waits for the others where they may still read the old values.
 //
 // Not thread-safe; one thread at a time drives a unit.
 #pragma once
@@ -69,6 +80,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/shared_array.h"
 #include "layout/unit_layout.h"
 #include "nfold/collectives.h"
 #include "param/param_state.h"
@@ -156,6 +168,9 @@ class ShardedUnit {
       GatherMode mode = GatherMode::kAllGather) const;
   // Waits for it.
   void finish_gather();
+  // Before values change: what is whole is given up, and where the others read
+  // the shard itself they must have come here too.
+  void begin_update();
   // Declares that the own shard holds new values, written through master()
   // or owned(). Bumps the version counters of the parameters, as an in-place
   // update does: a graph that saved the old values must not use the new.
@@ -168,14 +183,21 @@ class ShardedUnit {
   // unsharded. Bumps version counters as publish_shard does.
   void publish_full(const std::vector<std::size_t>& params);
   // Sets elements [begin, begin + numel) of a parameter, wherever they are held
-  // here, before the unit is used. values: [numel], any dtype; rounded for the
+  // here, before publish_initial. values: [numel], any dtype; rounded for the
   // unit's dtype, not for the master.
   void write_param(std::size_t param, std::int64_t begin,
                    const at::Tensor& values);
+  // Declares that the unit has its first values. With kFromParams it had them
+  // when it was made.
+  void publish_initial();
+  // Gives an unsharded unit memory of its own, if it is shared: what is
+  // written to it is seen by nobody else. Until it is released.
+  void unshare();
   // Bytes at rest: full storage or shard (and secondary shard, while there is
   // one), master copy, gradient.
   std::int64_t params_bytes() const;
-  // Bytes that being unsharded takes beyond those: 0 for a resident unit.
+  // Bytes that being unsharded takes beyond those: 0 for a resident or shared
+  // unit.
   std::int64_t full_bytes() const;
   std::int64_t master_bytes() const;
   std::int64_t grad_bytes() const;
@@ -193,6 +215,8 @@ class ShardedUnit {
   bool travels_with(const ShardedUnit& other) const;
   std::string access_error() const;
   void allocate_values();
+  void allocate_shared();
+  c10::DataPtr shared_memory() const;
   void allocate_grad();
   void allocate_full();
   void free_full();
@@ -205,8 +229,10 @@ class ShardedUnit {
   UnitState state_ = UnitState::kUnsharded;
   std::int64_t version_ = 0;
   at::Tensor full_;
-  at::Tensor shard_;      // undefined if resident
-  at::Tensor secondary_;  // undefined unless it has the current values
+  at::Tensor shard_;                     // undefined if resident
+  std::shared_ptr<SharedArray> shared_;  // null if memory is not shared
+  bool is_unshared_ = false;  // `full` has memory of its own all the same
+  at::Tensor secondary_;      // undefined unless it has the current values
   at::Tensor master_;
   at::Tensor grad_;
   bool has_grad_ = false;

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "comm/launcher_environment.h"
 #include "nfold/errors.h"
 
 namespace nfold {
@@ -36,6 +37,7 @@ std::exception_ptr run_rank(const Run& run, int rank, int size) {
     WorldOptions options;
     options.timeout = run.options.timeout;
     options.rendezvous_timeout = run.options.timeout;
+    options.transport = run.options.transport;
     World world = World::from_store(run.store, rank, size, options);
     run.body(world);
     return nullptr;
@@ -49,6 +51,10 @@ std::exception_ptr run_rank(const Run& run, int rank, int size) {
 }
 
 }  // namespace
+
+Transport transport_for_tests() {
+  return with_variables_of(process_environment(), {}).transport;
+}
 
 void run_ranks(int num_ranks, const std::function<void(World&)>& body,
                const ThreadWorldOptions& options) {

@@ -21,11 +21,15 @@
 
 namespace nfold {
 
+Transport transport_for_tests();
+
 struct ThreadWorldOptions {
   // Of the world's collectives.
   std::chrono::milliseconds timeout = std::chrono::seconds(30);
   // For all ranks to return.
   std::chrono::milliseconds limit = std::chrono::seconds(120);
+  // NFOLD_TRANSPORT, which a ctest entry may set, where it is set.
+  Transport transport = transport_for_tests();
 };
 
 // Runs the body once for each rank, each on a thread of its own, and returns

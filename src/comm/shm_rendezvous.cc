@@ -1,0 +1,86 @@
+// How the ranks of a group come to map one segment, and agree that they do.
+#include <c10/util/Exception.h>
+#include <fmt/format.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "comm/shm_transport.h"
+#include "nfold/errors.h"
+
+namespace nfold {
+namespace {
+
+constexpr char kNameKey[] = "segment";
+constexpr char kVerdictKey[] = "verdict";
+constexpr char kFine[] = "fine";
+// Before the text of an error, where a name or kFine is expected.
+constexpr char kError = '!';
+
+std::string entry_of(c10d::Store& store, const std::string& key,
+                     std::chrono::milliseconds timeout) {
+  store.wait({key}, timeout);
+  const auto bytes = store.get(key);
+  return {bytes.begin(), bytes.end()};
+}
+
+void set_entry(c10d::Store& store, const std::string& key,
+               const std::string& text) {
+  store.set(key, std::vector<std::uint8_t>(text.begin(), text.end()));
+}
+
+std::string rank_key_of(int rank) { return fmt::format("rank/{}", rank); }
+
+std::string error_entry(const PeerNames& names, const std::exception& error) {
+  return fmt::format("{}[rank {}] {}", kError, names.global_rank(names.rank),
+                     message_of(error));
+}
+
+// The first error among the ranks' entries, or kFine.
+std::string verdict_of(c10d::Store& store, int num_ranks,
+                       std::chrono::milliseconds timeout) {
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    std::string entry = entry_of(store, rank_key_of(rank), timeout);
+    if (entry != kFine) return entry;
+  }
+  return kFine;
+}
+
+}  // namespace
+
+std::shared_ptr<ShmChannel> make_shm_channel(
+    c10d::Store& store, const PeerNames& names,
+    std::chrono::milliseconds timeout) {
+  const auto size = static_cast<int>(names.global_ranks.size());
+  const std::size_t num_bytes = ShmChannel::bytes_for(size);
+  const bool is_maker = names.rank == 0;
+  SharedSegment made;  // keeps the name until all have opened it
+  std::shared_ptr<ShmChannel> channel;
+  std::string entry = kFine;
+  try {
+    if (is_maker) {
+      remove_stale_segments();
+      made = SharedSegment::create(num_bytes);
+      set_entry(store, kNameKey, made.name());
+    }
+    const std::string name = entry_of(store, kNameKey, timeout);
+    TORCH_CHECK(name.front() != kError, name.substr(1));
+    channel = std::make_shared<ShmChannel>(SharedSegment::open(name, num_bytes),
+                                           names, timeout);
+  } catch (const std::exception& error) {
+    entry = error_entry(names, error);
+    if (is_maker) set_entry(store, kNameKey, entry);
+  }
+  set_entry(store, rank_key_of(names.rank), entry);
+  if (is_maker) {
+    const std::string verdict = verdict_of(store, size, timeout);
+    made.unlink();
+    set_entry(store, kVerdictKey, verdict);
+  }
+  const std::string verdict = entry_of(store, kVerdictKey, timeout);
+  TORCH_CHECK(verdict == kFine, verdict.substr(1));
+  return channel;
+}
+
+}  // namespace nfold
