@@ -17,6 +17,8 @@ ROOT = HERE.parent.parent
 # is one bucket for the whole model, reduced after backward.
 SMALL_BUCKETS = {"overlap_comm": True, "reduce_bucket_size": 20_000_000,
                  "allgather_bucket_size": 20_000_000}
+SMALL_BUCKETS_3 = {"overlap_comm": True, "reduce_bucket_size": 20_000_000,
+                   "stage3_prefetch_bucket_size": 5_000_000}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +137,11 @@ def _torch(name, stage, *arguments):
     return Peer(name, stage, ("--peer", *arguments))
 
 
-def _deepspeed(name, stage, zero=None):
+def _deepspeed(name, stage, zero=None, *arguments):
     zero_arguments = ("--zero", json.dumps(zero)) if zero else ()
     return Peer(name, stage,
                 ("--peer", "deepspeed", "--stage", str(stage),
-                 "--optimizer", "deepspeed", *zero_arguments))
+                 "--optimizer", "deepspeed", *zero_arguments, *arguments))
 
 
 CONTESTANTS = (
@@ -160,13 +162,14 @@ CONTESTANTS = (
     _deepspeed("deepspeed-1-default", 1),
     _deepspeed("deepspeed-2", 2, SMALL_BUCKETS),
     _deepspeed("deepspeed-2-default", 2),
-    _deepspeed("deepspeed-3", 3),
+    _deepspeed("deepspeed-3", 3, SMALL_BUCKETS_3),
+    _deepspeed("deepspeed-3-default", 3),
 )
-# Slower or larger than the same peer above; measured only when named.
+# Slower or larger than the same peer above, or no different; measured only
+# when named.
 ALTERNATIVES = (
     _torch("ddp-default", 0, "ddp", "--optimizer", "plain"),
     _torch("zero1-default", 1, "zero1", "--optimizer", "plain"),
-    _deepspeed("deepspeed-3-small-buckets", 3,
-               {"overlap_comm": True, "reduce_bucket_size": 20_000_000,
-                "stage3_prefetch_bucket_size": 5_000_000}),
+    _deepspeed("deepspeed-2-bound", 2, SMALL_BUCKETS, "--bind"),
+    _deepspeed("deepspeed-3-bound", 3, SMALL_BUCKETS_3, "--bind"),
 )

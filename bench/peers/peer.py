@@ -49,6 +49,9 @@ def parse_arguments():
                         help="FSDP2 frees parameters after forward")
     parser.add_argument("--bucket-view", action="store_true",
                         help="DDP's gradients are views of its buckets")
+    parser.add_argument("--bind", action="store_true",
+                        help="each rank has cores of its own, as DeepSpeed's "
+                             "launcher does it with --bind_cores_to_rank")
     return parser.parse_args()
 
 
@@ -56,6 +59,14 @@ def die_with_parent():
     """A rank must not outlive a torchrun that was killed."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def bind_cores(num_threads):
+    """To the cores of this rank, where every rank can have its own."""
+    cores = sorted(os.sched_getaffinity(0))
+    first = int(os.environ["LOCAL_RANK"]) * num_threads
+    if int(os.environ["LOCAL_WORLD_SIZE"]) * num_threads <= len(cores):
+        os.sched_setaffinity(0, cores[first:first + num_threads])
 
 
 def make_optimizer(arguments, parameters, settings):
@@ -157,7 +168,10 @@ def optimizer_text(optimizer, name):
 def main():
     arguments = parse_arguments()
     die_with_parent()
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    num_threads = int(os.environ["OMP_NUM_THREADS"])
+    torch.set_num_threads(num_threads)
+    if arguments.bind:
+        bind_cores(num_threads)
     config = json.loads(arguments.config.read_text())
     data = Tokens.from_config(config)
     settings = config["engine"]["optimizer"]["params"]

@@ -214,8 +214,8 @@ class ContestantsTest(unittest.TestCase):
         start, = self.starts("single")
         self.assertEqual((start.num_ranks, start.num_threads), (1, 4))
 
-    def test_deepspeed_takes_part_with_two_settings_of_stages_1_and_2(self):
-        for stage in (1, 2):
+    def test_deepspeed_takes_part_with_two_settings_of_its_stages(self):
+        for stage in (1, 2, 3):
             names = {c.name for c in contestants.CONTESTANTS
                      if c.is_peer and c.stage == stage and
                      "deepspeed" in c.arguments}
