@@ -6,7 +6,7 @@ set(nfold_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/nfold)
 
 # Everything above the public headers stays out.
 get_property(nfold_installed_layers GLOBAL PROPERTY NFOLD_LAYERS)
-list(FILTER nfold_installed_layers EXCLUDE REGEX "^nfold_(train|testing)")
+list(FILTER nfold_installed_layers EXCLUDE REGEX "^nfold_(bench|train|testing)")
 
 # What a user links: nfold::nfold, here and after installation.
 add_library(nfold_interface INTERFACE)

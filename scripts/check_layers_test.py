@@ -53,6 +53,14 @@ class CheckLayers(unittest.TestCase):
         self.assertIn("train may include only", check(
             {"src/train/main.cc": '#include "base/log.h"\n'}))
 
+    def test_train_sees_what_its_bench_measures(self):
+        self.assertEqual(check({
+            "src/bench/rounds.h": "// File: rounds.h\n",
+            "src/train/main.cc": '#include "bench/rounds.h"\n'}), "")
+        self.assertIn("points up", check({
+            "src/bench/rounds.h": "// File: rounds.h\n",
+            "src/comm/a.cc": '#include "bench/rounds.h"\n'}))
+
     def test_only_tests_use_testing(self):
         self.assertIn("for tests only", check(
             {"src/comm/a.cc": '#include "testing/ranks.h"\n'}))

@@ -23,6 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "bench/peers"), str(ROOT / "scripts")]
 
 import report  # noqa: E402  (of bench/peers)
+from contestants import Start  # noqa: E402
 
 MIB = 2**20
 PARAM_BYTES = 4
@@ -82,9 +83,7 @@ class Contestant:
     shape: Shape
     zero: dict  # of engine.zero_optimization, besides REGATHER
 
-    @property
-    def is_nfold(self):
-        return True
+    is_peer = False
 
     @property
     def is_mics(self):
@@ -113,8 +112,12 @@ class Contestant:
                 "gradient_accumulation_steps": self.shape.num_micro_batches,
                 "zero_optimization": REGATHER | self.zero}}
 
-    def command(self, setting):
+    def starts(self, setting):
         # A network that was chosen for this machine is none of the hosts'.
+        return [Start(self._command(setting), setting.run_dir,
+                      setting.num_ranks, num_threads=1, is_launched=True)]
+
+    def _command(self, setting):
         return [sys.executable, str(ROOT / "scripts/hosts.py"), "each",
                 setting.hosts, "--", "env", "-u", "GLOO_SOCKET_IFNAME",
                 str(setting.nfold), "launch", "--nnodes", "{count}",

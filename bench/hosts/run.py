@@ -135,10 +135,9 @@ def one_run(arguments, state, contestant, number):
                    for host in hosts.counters(state).values())
 
     # The hosts' keeper carries the frames.
-    return measure.record(
-        contestant, setting, number, num_warmup=arguments.warmup,
-        num_threads=1, timeout_seconds=arguments.time_limit,
-        wire_bytes=sent_bytes, own_pids=(state["keeper"],))
+    return measure.record(contestant, setting, number, measure.Options(
+        num_warmup=arguments.warmup, timeout_seconds=arguments.time_limit,
+        wire_bytes=sent_bytes, own_pids=(state["keeper"],)))
 
 
 def say(run):

@@ -1,7 +1,9 @@
 """The GPT that every peer trains: the same layers as nfold's "gpt2" model.
 
 Pre-layer-norm blocks, GELU (tanh), fused causal attention, learned positions,
-biases everywhere but in the untied head. No dropout.
+biases everywhere but in the untied head. No dropout. Parameters have the names
+of nfold's weight files, which are Hugging Face's; there the matrices of the
+blocks lie turned around (TRANSPOSED).
 """
 
 import dataclasses
@@ -9,6 +11,8 @@ import dataclasses
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+TRANSPOSED = ("c_attn.weight", "c_fc.weight", "c_proj.weight")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,15 +38,25 @@ class Attention(nn.Module):
     def __init__(self, width, num_heads):
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.c_attn = nn.Linear(width, 3 * width)
+        self.c_proj = nn.Linear(width, width)
 
     def forward(self, x):
         batch, length, width = x.shape
         q, k, v = (part.view(batch, length, self.num_heads, -1).transpose(1, 2)
-                   for part in self.qkv(x).split(width, dim=2))
+                   for part in self.c_attn(x).split(width, dim=2))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.proj(y.transpose(1, 2).reshape(batch, length, width))
+        return self.c_proj(y.transpose(1, 2).reshape(batch, length, width))
+
+
+class Mlp(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.c_fc = nn.Linear(width, 4 * width)
+        self.c_proj = nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
 
 
 class Block(nn.Module):
@@ -51,13 +65,11 @@ class Block(nn.Module):
         self.ln_1 = nn.LayerNorm(width)
         self.attn = Attention(width, num_heads)
         self.ln_2 = nn.LayerNorm(width)
-        self.fc = nn.Linear(width, 4 * width)
-        self.proj = nn.Linear(4 * width, width)
+        self.mlp = Mlp(width)
 
     def forward(self, x):
         x = x + self.attn(self.ln_1(x))
-        hidden = F.gelu(self.fc(self.ln_2(x)), approximate="tanh")
-        return x + self.proj(hidden)
+        return x + self.mlp(self.ln_2(x))
 
 
 class Gpt(nn.Module):
@@ -66,25 +78,40 @@ class Gpt(nn.Module):
     def __init__(self, options):
         super().__init__()
         width = options.width
-        self.wte = nn.Embedding(options.vocab_size, width)
-        self.wpe = nn.Embedding(options.max_positions, width)
-        self.blocks = nn.ModuleList(
-            Block(width, options.num_heads) for _ in range(options.num_layers))
-        self.ln_f = nn.LayerNorm(width)
-        self.head = nn.Linear(width, options.vocab_size, bias=False)
-        self.apply(self._init_weights)
+        self.transformer = nn.ModuleDict({
+            "wte": nn.Embedding(options.vocab_size, width),
+            "wpe": nn.Embedding(options.max_positions, width),
+            "h": nn.ModuleList(Block(width, options.num_heads)
+                               for _ in range(options.num_layers)),
+            "ln_f": nn.LayerNorm(width),
+        })
+        self.lm_head = nn.Linear(width, options.vocab_size, bias=False)
 
-    @staticmethod
-    def _init_weights(module):
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
+    @property
+    def blocks(self):
+        return self.transformer["h"]
 
     def forward(self, tokens, targets):
         positions = torch.arange(tokens.shape[1], device=tokens.device)
-        x = self.wte(tokens) + self.wpe(positions)
+        x = self.transformer["wte"](tokens) + self.transformer["wpe"](positions)
         for block in self.blocks:
             x = block(x)
-        logits = self.head(self.ln_f(x))
+        logits = self.lm_head(self.transformer["ln_f"](x))
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def load_weights(model, path):
+    """Fills the parameters, which may be DTensors, from nfold's file."""
+    from safetensors import safe_open
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    with safe_open(path, "pt") as file, torch.no_grad():
+        for name, param in model.named_parameters():
+            value = file.get_tensor(name)
+            if name.endswith(TRANSPOSED):
+                value = value.t()
+            if isinstance(param, DTensor):
+                # Every rank reads the file, so that nothing has to be sent.
+                value = distribute_tensor(value, param.device_mesh,
+                                          param.placements, src_data_rank=None)
+            param.copy_(value)

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 
+import processes
+
 POLL_SECONDS = 0.01
 GRACE_SECONDS = 10
 MIB = 2**20
@@ -24,23 +26,45 @@ class RunFailed(Exception):
 
 @dataclasses.dataclass
 class Result:
-    """Of one run. Lists hold the timed steps only, without the warm-up."""
+    """Of one run. step_ms and wall_ms hold the timed steps only."""
 
     step_ms: list
     wall_ms: list  # between two lines of metrics.jsonl, seen from outside
-    tokens_per_second: float
-    peak_rss_bytes: int
+    tokens_per_second: float  # of all processes together
+    peak_pss_bytes: int  # of the largest rank; in all but the timed steps
+    peak_pss_bytes_by_rank: dict
+    num_pss_samples: int
+    peak_rss_bytes: int  # of the largest rank
     wire_bytes_per_step: float
     others_cpu: float  # processors that were busy with something else
-    loss: float
-    start_seconds: float  # from starting the processes to the first step
+    losses: list  # of every step
+    tokens_per_step: int  # of one training; contestants with as many compare
+    first_step_seconds: float  # from starting the processes to its end
     num_parameters: int | None
     optimizer: str | None
+    settings: dict  # what a peer was really given
     comm: dict  # what rank 0 sent in the last step, by collective
 
     @property
     def median_step_ms(self):
         return statistics.median(self.step_ms)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to run, beyond what the contestant is."""
+
+    num_warmup: int
+    timeout_seconds: float
+    # Steps at the end that are not timed; see PssSampler.
+    num_memory_steps: int = 0
+    pss_seconds: float = 0.2
+    prefix: tuple = ()  # words before every command
+    # Counts what has crossed the wire so far.
+    wire_bytes: object = None
+    # Processes that belong to the measurement although the contestant did not
+    # start them.
+    own_pids: tuple = ()
 
 
 def loopback_bytes():
@@ -49,33 +73,6 @@ def loopback_bytes():
         if name.strip() == "lo":
             return int(counters.split()[0])
     raise RunFailed("expected the interface lo in /proc/net/dev, found none")
-
-
-def _busy_seconds():
-    """Processor time of all processes of this machine.
-
-    Without interrupts: the loopback traffic of the contestants is there.
-    """
-    user, nice, system = map(
-        int, pathlib.Path("/proc/stat").read_text().split()[1:4])
-    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
-
-
-def _tree_seconds(root):
-    """Processor time that `root` and its living descendants have used."""
-    ticks, children = {}, {}
-    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # ended meanwhile
-            fields = stat.read_text().rpartition(")")[2].split()
-            pid = int(stat.parent.name)
-            ticks[pid] = int(fields[11]) + int(fields[12])
-            children.setdefault(int(fields[1]), []).append(pid)
-    total, waiting = 0, [root]
-    while waiting:
-        pid = waiting.pop()
-        total += ticks.get(pid, 0)
-        waiting += children.get(pid, [])
-    return total / os.sysconf("SC_CLK_TCK")
 
 
 def _environment(num_threads):
@@ -91,20 +88,24 @@ def _environment(num_threads):
     }
 
 
-def _end(process):
-    """Asks the launcher, which ends its ranks, then kills what is left."""
+def _end(running):
+    """Asks the launchers, which end their ranks, then kills what is left."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_SECONDS)
+        for process in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+        for process in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_SECONDS)
 
 
 def _last_error(log):
     """The line that says most: the last exception that a rank raised."""
     lines = [line.strip() for line in
-             log.read_text(errors="replace").splitlines() if line.strip()]
-    pattern = re.compile(r"\b\w*(Error|Exception)\b.*:|\berror\b", re.I)
+             log.read_text(errors="replace").splitlines()
+             if line.strip("=- \t")]
+    pattern = re.compile(r"\b\w*(Error|Exception)\b.*:|\berror\b|"
+                         r"^terminate called", re.I)
     launcher = re.compile(r"ChildFailedError|elastic|error_file|Failures:")
     told = [line for line in lines
             if pattern.search(line) and not launcher.search(line)]
@@ -123,10 +124,9 @@ class _Sample:
 class _Watcher:
     """Samples the machine when a line of metrics.jsonl appears."""
 
-    def __init__(self, path, pids, wire_bytes):
+    def __init__(self, path, counters):
         self.path = path
-        self.pids = pids
-        self.wire_bytes = wire_bytes
+        self.counters = counters
         self.seen = []
         self._position = 0
 
@@ -138,10 +138,7 @@ class _Watcher:
             num_lines = text.count(b"\n")
             self._position += text.rfind(b"\n") + 1
             if num_lines:
-                own_seconds = sum(map(_tree_seconds, self.pids))
-                now = _Sample(time.perf_counter(), self.wire_bytes(),
-                              _busy_seconds() - own_seconds)
-                self.seen.extend([now] * num_lines)
+                self.seen.extend([self.counters()] * num_lines)
 
     def records(self):
         if not self.path.exists():
@@ -150,54 +147,91 @@ class _Watcher:
                 self.path.read_text().splitlines() if '"step_ms"' in line]
 
 
-def run(contestant, setting, *, num_warmup, num_threads, timeout_seconds,
-        prefix=(), wire_bytes=loopback_bytes, own_pids=()):
-    """Runs to the end and returns a Result, or raises RunFailed.
+class _Run:
+    """The processes of one run, and what watches them."""
 
-    wire_bytes() counts what has crossed the wire so far; the processes
-    own_pids belong to the measurement although the contestant did not start
-    them.
-    """
-    log_path = setting.run_dir.with_suffix(".log")
-    if not contestant.is_nfold:  # nfold makes its own run directory
-        setting.run_dir.mkdir(parents=True)
-    started = time.perf_counter()
-    with open(log_path, "wb") as log:
-        try:
-            process = subprocess.Popen(
-                [*prefix, *contestant.command(setting)], stdout=log,
-                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                env=_environment(num_threads), start_new_session=True)
-        except OSError as error:
-            raise RunFailed(f"cannot start {error.filename}: "
-                            f"{error.strerror}") from error
-        watcher = _Watcher(setting.run_dir / "metrics.jsonl",
-                           (process.pid, *own_pids), wire_bytes)
-        try:
-            while process.poll() is None:
+    def __init__(self, contestant, setting, options):
+        self.starts = contestant.starts(setting)
+        self.options = options
+        self.num_timed = (setting.num_steps - options.num_warmup -
+                          options.num_memory_steps)
+        self.log_path = setting.run_dir.with_suffix(".log")
+        self.running = []
+        self.watchers = []
+        self.sampler = processes.PssSampler(options.pss_seconds)
+        self.started = time.perf_counter()
+
+    def _counters(self):
+        own = processes.trees_seconds(
+            [*(p.pid for p in self.running), *self.options.own_pids])
+        wire_bytes = self.options.wire_bytes or loopback_bytes
+        # This process looks at memory; see PssSampler.
+        return _Sample(time.perf_counter(), wire_bytes(),
+                       processes.busy_seconds() - own - time.process_time())
+
+    def _start(self, log):
+        for number, start in enumerate(self.starts):
+            start.run_dir.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                process = subprocess.Popen(
+                    [*self.options.prefix, *start.command], stdout=log,
+                    stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                    env=_environment(start.num_threads),
+                    start_new_session=True)
+            except OSError as error:
+                raise RunFailed(f"cannot start {error.filename}: "
+                                f"{error.strerror}") from error
+            self.running.append(process)
+            self.watchers.append(
+                _Watcher(start.run_dir / "metrics.jsonl", self._counters))
+            self.sampler.watch(process.pid, str(number), start.is_launched)
+
+    def _wait(self):
+        options = self.options
+        while any(process.poll() is None for process in self.running):
+            for watcher in self.watchers:
                 watcher.look()
-                if time.perf_counter() - started > timeout_seconds:
-                    raise RunFailed(f"no end after {timeout_seconds:.0f} s "
-                                    f"({len(watcher.seen)} steps)")
-                time.sleep(POLL_SECONDS)
+            num_seen = min(len(watcher.seen) for watcher in self.watchers)
+            self.sampler.is_paused = (
+                0 <= num_seen - options.num_warmup < self.num_timed)
+            if time.perf_counter() - self.started > options.timeout_seconds:
+                raise RunFailed(f"no end after {options.timeout_seconds:.0f} s "
+                                f"({num_seen} steps)")
+            time.sleep(POLL_SECONDS)
+        for watcher in self.watchers:
             watcher.look()
-        finally:
-            _end(process)
-    if process.returncode != 0:
-        raise RunFailed(f"exit code {process.returncode}: "
-                        f"{_last_error(log_path)}")
-    return _summarise(watcher, contestant, setting, started, num_warmup)
+
+    def __call__(self):
+        with open(self.log_path, "wb") as log, self.sampler:
+            try:
+                self._start(log)
+                self._wait()
+            finally:
+                _end(self.running)
+        for process in self.running:
+            if process.returncode != 0:
+                raise RunFailed(f"exit code {process.returncode}: "
+                                f"{_last_error(self.log_path)}")
 
 
-def record(contestant, setting, number, **options):
+def run(contestant, setting, options):
+    """Runs to the end and returns a Result, or raises RunFailed."""
+    if contestant.is_peer:  # nfold makes its own run directory
+        setting.run_dir.mkdir(parents=True)
+    this = _Run(contestant, setting, options)
+    this()
+    return _summarise(this, contestant, setting)
+
+
+def record(contestant, setting, number, options):
     """run() as a dictionary: the fields of its Result, or "error"."""
     about = {"contestant": contestant.name, "round": number}
     try:
-        result = run(contestant, setting, **options)
+        result = run(contestant, setting, options)
     except RunFailed as error:
         return about | {"error": str(error)}
     return about | dataclasses.asdict(result) | {
-        "median_step_ms": result.median_step_ms}
+        "median_step_ms": result.median_step_ms, "loss": result.losses[-1]}
 
 
 def turns(who, num_rounds):
@@ -208,44 +242,71 @@ def turns(who, num_rounds):
             yield number, contestant
 
 
-def _summarise(watcher, contestant, setting, started, num_warmup):
-    records, seen = watcher.records(), watcher.seen
-    if len(records) != setting.num_steps or len(seen) < len(records):
-        raise RunFailed(f"expected {setting.num_steps} steps in metrics.jsonl, "
+def _records(watcher, num_steps):
+    records = watcher.records()
+    if len(records) != num_steps or len(watcher.seen) < num_steps:
+        raise RunFailed(f"expected {num_steps} steps in metrics.jsonl, "
                         f"found {len(records)}")
-    loss = records[-1]["loss"]
-    if loss is None or not math.isfinite(loss):
-        raise RunFailed(f"the last loss is {loss}")
-    timed = records[num_warmup:]
-    # Between the line of the last warm-up step and that of the last step.
-    edges = seen[num_warmup - 1:len(records)]
-    first, last = edges[0], edges[-1]
-    seconds = last.seconds - first.seconds
-    step_ms = [record["step_ms"] for record in timed]
+    for line in records:
+        if line["loss"] is None or not math.isfinite(line["loss"]):
+            raise RunFailed(f"the loss of step {line['step']} is "
+                            f"{line['loss']}")
+    return records
+
+
+def _mean_by_step(lists):
+    return [statistics.fmean(values) for values in zip(*lists)]
+
+
+def _summarise(this, contestant, setting):
+    num_warmup = this.options.num_warmup
+    records = [_records(watcher, setting.num_steps)
+               for watcher in this.watchers]
+    timed = slice(num_warmup, num_warmup + this.num_timed)
+    step_ms = [[line["step_ms"] for line in lines[timed]] for lines in records]
+    # From the line of the last warm-up step to that of the last timed one.
+    edges = [watcher.seen[num_warmup - 1:timed.stop]
+             for watcher in this.watchers]
+    first = min((e[0] for e in edges), key=lambda sample: sample.seconds)
+    last = max((e[-1] for e in edges), key=lambda sample: sample.seconds)
     config = json.loads(setting.config.read_text())
     engine = config["engine"]
-    tokens_per_step = (engine["train_micro_batch_size_per_gpu"] *
+    tokens_per_rank = (engine["train_micro_batch_size_per_gpu"] *
                        engine.get("gradient_accumulation_steps", 1) *
-                       config["data"]["sequence_length"] * setting.num_ranks)
+                       config["data"]["sequence_length"])
+    tokens_per_step = [tokens_per_rank * start.num_ranks
+                       for start in this.starts]
     described = setting.run_dir / "peer.json"
     about = json.loads(described.read_text()) if described.exists() else {}
-    params_bytes = records[-1]["memory"].get("params_bytes")
+    last_line = records[0][-1]
+    params_bytes = last_line["memory"].get("params_bytes")
     if params_bytes:  # of what a rank holds
         params_bytes *= contestant.num_shards(setting.num_ranks)
     return Result(
-        step_ms=step_ms,
-        wall_ms=[(b.seconds - a.seconds) * 1e3
-                 for a, b in zip(edges, edges[1:])],
-        tokens_per_second=tokens_per_step * 1e3 / statistics.median(step_ms),
-        peak_rss_bytes=max(r["memory"]["peak_rss_bytes"] for r in records),
+        step_ms=_mean_by_step(step_ms),
+        wall_ms=_mean_by_step(
+            [[(b.seconds - a.seconds) * 1e3 for a, b in zip(e, e[1:])]
+             for e in edges]),
+        tokens_per_second=sum(
+            tokens * 1e3 / statistics.median(times)
+            for tokens, times in zip(tokens_per_step, step_ms)),
+        peak_pss_bytes=max(this.sampler.peaks.values(), default=0),
+        peak_pss_bytes_by_rank=this.sampler.peaks,
+        num_pss_samples=this.sampler.num_samples,
+        peak_rss_bytes=max(line["memory"]["peak_rss_bytes"]
+                           for lines in records for line in lines),
         wire_bytes_per_step=(
-            (last.wire_bytes - first.wire_bytes) / len(timed)),
+            (last.wire_bytes - first.wire_bytes) / this.num_timed),
         others_cpu=max(0.0, last.others_seconds - first.others_seconds) /
-        max(seconds, 1e-9),
-        loss=loss,
-        start_seconds=seen[0].seconds - started - records[0]["step_ms"] / 1e3,
+        max(last.seconds - first.seconds, 1e-9),
+        losses=_mean_by_step([[line["loss"] for line in lines]
+                              for lines in records]),
+        tokens_per_step=tokens_per_step[0],
+        first_step_seconds=max(watcher.seen[0].seconds
+                               for watcher in this.watchers) - this.started,
         num_parameters=about.get("num_parameters",
                                  params_bytes and round(params_bytes / 4)),
         optimizer=about.get("optimizer", engine["optimizer"]["type"]),
-        comm=records[-1].get("comm", {}),
+        settings=about.get("settings", {}),
+        comm=last_line.get("comm", {}),
     )

@@ -3,12 +3,12 @@
 Started by run.py through torchrun:
 
     torchrun --nproc-per-node 2 bench/peers/peer.py --peer ddp \
-        --config examples/bench-medium.json --steps 11 --run-dir DIR
+        --config examples/bench-medium.json --weights model.safetensors \
+        --steps 11 --run-dir DIR
 
-Rank 0 writes DIR/metrics.jsonl with the keys of nfold's own file, so that
-run.py reads both alike, and DIR/peer.json with what was really used. Every
-step trains on the same seeded tokens: the loss then falls quickly and shows
-whether the peers did the same arithmetic.
+The weights are nfold's and so are the tokens (tokens.py). Rank 0 writes
+DIR/metrics.jsonl with the keys of nfold's own file, so that run.py reads both
+alike, and DIR/peer.json with the settings that were really used.
 """
 
 import argparse
@@ -23,7 +23,8 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from gpt import Gpt, GptOptions
+from gpt import Gpt, GptOptions, load_weights
+from tokens import Tokens
 
 PEERS = ("ddp", "zero1", "fsdp2", "deepspeed")
 OPTIMIZERS = ("plain", "fused", "deepspeed", "cpu_adam")
@@ -33,6 +34,8 @@ def parse_arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("--peer", choices=PEERS, required=True)
     parser.add_argument("--config", type=pathlib.Path, required=True)
+    parser.add_argument("--weights", type=pathlib.Path, required=True,
+                        help="a safetensors file that nfold saved")
     parser.add_argument("--run-dir", type=pathlib.Path, required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="fused",
@@ -46,6 +49,9 @@ def parse_arguments():
                         help="FSDP2 frees parameters after forward")
     parser.add_argument("--bucket-view", action="store_true",
                         help="DDP's gradients are views of its buckets")
+    parser.add_argument("--bind", action="store_true",
+                        help="each rank has cores of its own, as DeepSpeed's "
+                             "launcher does it with --bind_cores_to_rank")
     return parser.parse_args()
 
 
@@ -53,6 +59,14 @@ def die_with_parent():
     """A rank must not outlive a torchrun that was killed."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def bind_cores(num_threads):
+    """To the cores of this rank, where every rank can have its own."""
+    cores = sorted(os.sched_getaffinity(0))
+    first = int(os.environ["LOCAL_RANK"]) * num_threads
+    if int(os.environ["LOCAL_WORLD_SIZE"]) * num_threads <= len(cores):
+        os.sched_setaffinity(0, cores[first:first + num_threads])
 
 
 def make_optimizer(arguments, parameters, settings):
@@ -70,19 +84,30 @@ def make_optimizer(arguments, parameters, settings):
     return torch.optim.AdamW(parameters, **options)
 
 
+def materialise(model, weights):
+    """Memory and values for a model that was built on the meta device, so that
+    nobody draws random weights only to overwrite them."""
+    model.to_empty(device="cpu")
+    load_weights(model, weights)
+    return model
+
+
 def wrap_torch(arguments, model, settings):
-    """DDP, ZeroRedundancyOptimizer or FSDP2: step function and optimizer."""
+    """DDP, ZeroRedundancyOptimizer or FSDP2: step function, optimizer and what
+    was asked of the wrapper."""
     if arguments.peer == "fsdp2":
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
         mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        used = {"reshard_after_forward": arguments.reshard}
         for unit in (*model.blocks, model):
-            fully_shard(unit, mesh=mesh,
-                        reshard_after_forward=arguments.reshard)
-        wrapped = model
+            fully_shard(unit, mesh=mesh, **used)
+        wrapped = materialise(model, arguments.weights)
+        used["units"] = "every block, and the rest"
     else:
+        used = {"gradient_as_bucket_view": arguments.bucket_view}
         wrapped = DistributedDataParallel(
-            model, gradient_as_bucket_view=arguments.bucket_view)
+            materialise(model, arguments.weights), **used)
     optimizer = make_optimizer(arguments, model.parameters(), settings)
 
     def step(tokens, targets):
@@ -92,7 +117,7 @@ def wrap_torch(arguments, model, settings):
         optimizer.zero_grad(set_to_none=True)
         return loss
 
-    return step, optimizer
+    return step, optimizer, used
 
 
 def wrap_deepspeed(arguments, model, settings, micro_batch_size):
@@ -105,6 +130,7 @@ def wrap_deepspeed(arguments, model, settings, micro_batch_size):
         "steps_per_print": 10**9,
     }
     client_optimizer = None
+    materialise(model, arguments.weights)
     if arguments.optimizer == "deepspeed":
         config["optimizer"] = {"type": "AdamW", "params": settings}
     else:
@@ -121,7 +147,7 @@ def wrap_deepspeed(arguments, model, settings, micro_batch_size):
         engine.step()
         return loss
 
-    return step, getattr(optimizer, "optimizer", optimizer)
+    return step, getattr(optimizer, "optimizer", optimizer), config
 
 
 def peak_rss_bytes():
@@ -131,15 +157,24 @@ def peak_rss_bytes():
     raise RuntimeError("expected VmHWM in /proc/self/status, found none")
 
 
+def optimizer_text(optimizer, name):
+    inner = getattr(optimizer, "optim", None)  # of ZeroRedundancyOptimizer
+    kind = type(optimizer)
+    return (f"{kind.__module__}.{kind.__qualname__}" +
+            (f" of {type(inner).__qualname__}" if inner else "") +
+            (" fused" if name == "fused" else ""))
+
+
 def main():
     arguments = parse_arguments()
     die_with_parent()
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    num_threads = int(os.environ["OMP_NUM_THREADS"])
+    torch.set_num_threads(num_threads)
+    if arguments.bind:
+        bind_cores(num_threads)
     config = json.loads(arguments.config.read_text())
-    micro_batch_size = config["engine"]["train_micro_batch_size_per_gpu"]
-    length = config["data"]["sequence_length"]
+    data = Tokens.from_config(config)
     settings = config["engine"]["optimizer"]["params"]
-    seed = config["train"]["seed"]
 
     if arguments.peer == "deepspeed":
         import deepspeed
@@ -148,32 +183,27 @@ def main():
         dist.init_process_group("gloo")
     rank, world_size = dist.get_rank(), dist.get_world_size()
 
-    torch.manual_seed(seed)
-    options = GptOptions.from_config(config["model"])
-    model = Gpt(options)
+    with torch.device("meta"):
+        model = Gpt(GptOptions.from_config(config["model"]))
     num_parameters = sum(p.numel() for p in model.parameters())
     if arguments.peer == "deepspeed":
-        step, optimizer = wrap_deepspeed(arguments, model, settings,
-                                         micro_batch_size)
+        step, optimizer, used = wrap_deepspeed(arguments, model, settings,
+                                               data.micro_batch)
     else:
-        step, optimizer = wrap_torch(arguments, model, settings)
-    generator = torch.Generator().manual_seed(seed + 1 + rank)
-    text = torch.randint(options.vocab_size, (micro_batch_size, length + 1),
-                         generator=generator)
-    tokens, targets = text[:, :-1].contiguous(), text[:, 1:].contiguous()
+        step, optimizer, used = wrap_torch(arguments, model, settings)
     if rank == 0:
-        used = type(optimizer)
-        inner = getattr(optimizer, "optim", None)  # of ZeroRedundancyOptimizer
         (arguments.run_dir / "peer.json").write_text(json.dumps({
             "num_parameters": num_parameters,
-            "optimizer": f"{used.__module__}.{used.__qualname__}"
-                         + (f" of {type(inner).__qualname__}" if inner else "")
-                         + (" fused" if arguments.optimizer == "fused" else "")
+            "optimizer": optimizer_text(optimizer, arguments.optimizer),
+            "settings": used,
         }))
 
-    tokens_per_step = micro_batch_size * length * world_size
+    tokens_per_step = data.micro_batch * data.length * world_size
     with open(arguments.run_dir / "metrics.jsonl", "w") as metrics:
         for number in range(1, arguments.steps + 1):
+            text = torch.tensor(data.batch(number - 1, rank, world_size))
+            tokens = text[:, :-1].contiguous()
+            targets = text[:, 1:].contiguous()
             dist.barrier()
             start = time.perf_counter()
             loss = step(tokens, targets).item()
@@ -190,7 +220,10 @@ def main():
                     "tokens_per_second": tokens_per_step / seconds,
                     "memory": {"peak_rss_bytes": peak.item()},
                 }), file=metrics, flush=True)
-    dist.destroy_process_group()
+    dist.barrier()
+    # Some peers' threads are still there when the interpreter takes itself
+    # down, which now and then ends in an abort. That is not what is measured.
+    os._exit(0)
 
 
 if __name__ == "__main__":

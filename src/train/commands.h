@@ -27,5 +27,6 @@ void add_generate_command(CLI::App& app);
 void add_launch_command(CLI::App& app);
 void add_doctor_command(CLI::App& app);
 void add_mesh_command(CLI::App& app);
+void add_bench_command(CLI::App& app);
 
 }  // namespace nfold::train

@@ -18,6 +18,7 @@ constexpr char kExamples[] =
     "  nfold train examples/train.json --nproc 2   train a model\n"
     "  nfold generate --run-dir runs/train-1       let it write\n"
     "  nfold doctor                                what this machine offers\n"
+    "  nfold bench collectives --nproc 2           and how fast it is\n"
     "  nfold launch --nproc 4 -- ./my_trainer      run a program as 4 ranks\n"
     "\n"
     "Exit code: 0 when the work is done, 1 on an error, 2 on wrong use.";
@@ -45,6 +46,7 @@ int main(int argc, char** argv) {
   nfold::train::add_launch_command(app);
   nfold::train::add_doctor_command(app);
   nfold::train::add_mesh_command(app);
+  nfold::train::add_bench_command(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::RuntimeError& error) {

@@ -1,19 +1,16 @@
 // `nfold train`: reads the configuration, starts the ranks, trains.
-#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "nfold/errors.h"
 #include "nfold/world.h"
 #include "train/commands.h"
 #include "train/launch/local_launch.h"
+#include "train/rank_threads.h"
 #include "train/trainer.h"
 #include "train/trainer_config.h"
 
@@ -34,15 +31,6 @@ std::filesystem::path unused_run_dir(const std::string& name) {
     std::filesystem::path candidate = fmt::format("runs/{}-{}", name, i);
     if (!std::filesystem::exists(candidate)) return candidate;
   }
-}
-
-// Ranks that share a machine share its cores; launchers of others' make often
-// leave each rank all of them.
-void divide_cores(const World& world) {
-  if (std::getenv("OMP_NUM_THREADS") != nullptr) return;
-  const int num_cores =
-      std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  at::set_num_threads(std::max(1, num_cores / world.local_size()));
 }
 
 void run_train(const TrainArguments& arguments) {

@@ -115,9 +115,12 @@ Trainer::Trainer(TrainerConfig config, const World& world,
       mesh_(world, config_.engine) {
   const auto seed = static_cast<std::uint64_t>(config_.train.seed);
   at::manual_seed(seed);
-  model_ = init(mesh_, config_.engine, [this] {
-    return make_model(config_.model, model_groups(mesh_, config_.engine));
-  });
+  model_ = init(mesh_, config_.engine,
+                [this] {
+                  return make_model(config_.model,
+                                    model_groups(mesh_, config_.engine));
+                },
+                {.weights = config_.train.weights});
   engine_.emplace(model_, mesh_, config_.engine);
   // All ranks drew the same weights; what they drop out must differ, except
   // between ranks that compute parts of the same.

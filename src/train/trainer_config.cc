@@ -23,6 +23,7 @@ DataConfig read_data(JsonObject section, const ModelConfig& model,
   section.read("vocab_size", config.vocab_size, kPositive);
   section.read("val_fraction", config.val_fraction, {.least = 0, .most = 0.9});
   section.read("synthetic", config.is_synthetic);
+  section.read("synthetic_batches", config.synthetic_batches, kCount);
   config.sequence_length = model.max_positions;
   section.read("sequence_length", config.sequence_length, kPositive);
   if (model.max_positions > 0 && config.sequence_length > model.max_positions) {
@@ -43,6 +44,11 @@ DataConfig read_data(JsonObject section, const ModelConfig& model,
   if (config.is_synthetic && !config.path.empty()) {
     section.violation("synthetic",
                       "found true beside \"path\"; expected one of them.");
+  }
+  if (config.synthetic_batches > 0 && !config.is_synthetic) {
+    section.violation("synthetic_batches",
+                      "only synthetic tokens repeat; give \"synthetic\": true, "
+                      "or leave it out.");
   }
   if (config.is_synthetic && model.vocab_size == 0) {
     section.violation("synthetic",
@@ -68,6 +74,7 @@ TrainConfig read_train(JsonObject section, Config& engine) {
   section.read("eval_batches", config.eval_batches, kCount);
   section.read("save_interval", config.save_interval, kCount);
   section.read("save", config.is_saving);
+  section.read("weights", config.weights);
   section.read("sample_prompt", config.sample_prompt);
   section.read("sample_tokens", config.sample_tokens, kCount);
   constexpr std::string_view kDtypes[] = {"fp32", "bf16", "fp16"};
@@ -100,6 +107,22 @@ void check_experts(const ModelConfig& model, const Config& engine) {
                     size, " ranks");
 }
 
+void check_weights(const TrainConfig& train, const Config& engine) {
+  const bool is_split =
+      engine.tensor_parallel_size > 1 || engine.expert_parallel_size > 1;
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      train.weights.empty() || !is_split, "train.weights: found \"",
+      train.weights,
+      "\" beside layers or experts that ranks share out, which a file of the "
+      "whole model cannot fill yet; expected engine.tensor_parallel_size and "
+      "engine.expert_parallel_size 1.");
+  TORCH_CHECK_VALUE(
+      train.weights.empty() || std::filesystem::is_regular_file(train.weights),
+      "train.weights: there is no file \"", train.weights,
+      "\"; expected one that save_safetensors wrote, such as model.safetensors "
+      "of a run directory.");
+}
+
 }  // namespace
 
 TrainerConfig TrainerConfig::read(const std::string& path,
@@ -119,6 +142,7 @@ TrainerConfig TrainerConfig::read(const std::string& path,
   document.raise_if_violated();
   config.engine.validate();
   check_experts(config.model, config.engine);
+  check_weights(config.train, config.engine);
   if (config.data.prepared.empty()) {
     config.data.prepared = "data/" + config.name;
   }
@@ -136,6 +160,7 @@ std::string TrainerConfig::to_json_text() const {
   auto& data_json = json["data"] = Json::object();
   if (data.is_synthetic) {
     data_json["synthetic"] = true;
+    data_json["synthetic_batches"] = data.synthetic_batches;
   } else {
     data_json["path"] = data.path;
     data_json["prepared"] = data.prepared;
@@ -150,6 +175,7 @@ std::string TrainerConfig::to_json_text() const {
                    {"eval_batches", train.eval_batches},
                    {"save_interval", train.save_interval},
                    {"save", train.is_saving},
+                   {"weights", train.weights},
                    {"sample_prompt", train.sample_prompt},
                    {"sample_tokens", train.sample_tokens}};
   json["engine"] = Json::parse(engine.to_json_text());

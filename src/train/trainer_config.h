@@ -32,6 +32,9 @@ struct DataConfig {
   std::int64_t sequence_length = 0;
   // Seeded random tokens instead of text, for benchmarks.
   bool is_synthetic = false;
+  // Global batches of synthetic tokens after which they repeat, so that a model
+  // can learn them; 0: never.
+  std::int64_t synthetic_batches = 0;
 };
 
 struct TrainConfig {
@@ -45,6 +48,9 @@ struct TrainConfig {
   std::int64_t save_interval = 0;
   // Save weights at the end. Benchmarks do without.
   bool is_saving = true;
+  // A safetensors file of the whole model that training starts from. Empty:
+  // random weights.
+  std::string weights;
   // Text that the sample at the end continues, and its tokens; 0: no sample.
   std::string sample_prompt = "def ";
   std::int64_t sample_tokens = 160;

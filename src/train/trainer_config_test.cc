@@ -65,7 +65,8 @@ TEST_F(TrainerConfigTest, OverridesWin) {
 
 TEST_F(TrainerConfigTest, EffectiveConfigurationReadsBackEqual) {
   for (const char* data :
-       {R"("data": {"synthetic": true, "sequence_length": 8})",
+       {R"("data": {"synthetic": true, "synthetic_batches": 3,
+                    "sequence_length": 8})",
         R"("data": {"path": ["a", "b"], "extensions": [".py"]},
            "train": {"dtype": "bf16", "sample_prompt": "import \"x\"\n"})"}) {
     const std::string text = read(with(data)).to_json_text();
@@ -98,6 +99,9 @@ TEST_F(TrainerConfigTest, ContradictionsAreNamed) {
                           "data": {"synthetic": true},
                           "train": {"dtype": "fp16"})"),
               HasSubstr("engine.bf16.enabled"));
+  EXPECT_THAT(
+      error_of(with(R"("data": {"path": "x", "synthetic_batches": 1})")),
+      HasSubstr("data.synthetic_batches: only synthetic tokens"));
   EXPECT_THAT(error_of(kModel), HasSubstr("engine"));
   EXPECT_THAT(error_of(std::string(kModel) +
                        R"(, "engine": {"train_batch_size": 1,
@@ -105,6 +109,18 @@ TEST_F(TrainerConfigTest, ContradictionsAreNamed) {
                     "data": {"synthetic": true, "sequence_length": 32})"),
               HasSubstr("found 32, which does not divide by "
                         "engine.sequence_parallel_size 3"));
+}
+
+TEST_F(TrainerConfigTest, WeightsAreAFileOfTheWholeModel) {
+  const std::string missing =
+      R"("data": {"synthetic": true}, "train": {"weights": "no/such.file"})";
+  EXPECT_THAT(error_of(with(missing)),
+              AllOf(HasSubstr("train.weights"), HasSubstr("no/such.file")));
+  EXPECT_THAT(error_of(std::string(kModel) +
+                       R"(, "engine": {"train_batch_size": 2,
+                               "tensor_parallel_size": 2},)" +
+                       missing),
+              HasSubstr("expected engine.tensor_parallel_size"));
 }
 
 TEST_F(TrainerConfigTest, ExpertsMustDivideOverTheirRanks) {

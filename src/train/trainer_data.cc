@@ -65,6 +65,7 @@ TrainerData open_data(TrainerConfig& config, const BatchSizes& batch,
   if (config.data.is_synthetic) {
     TokenLoaderOptions train = loader_options(config);
     train.global_batch = batch.train_batch_size;
+    train.num_synthetic_batches = config.data.synthetic_batches;
     return {TokenLoader(train), std::nullopt, std::nullopt};
   }
   auto folder = prepared_folder(config.data);

@@ -120,6 +120,24 @@ TEST_F(TrainProgramTest, TrainsOverTwoRanksReportsAndGenerates) {
   EXPECT_EQ(run(generate).output, text.output);
 }
 
+TEST_F(TrainProgramTest, StartsFromTheWeightsOfAnotherRun) {
+  ASSERT_EQ(run(train("first")).exit_code, 0);
+  const std::string weights = (run_dir("first") / "model.safetensors").string();
+  const std::string options =
+      " --set train.steps=2 --set train.weights=" + weights +
+      " --set engine.zero_optimization.stage=";
+  for (const int stage : {0, 3}) {
+    const std::string name = "stage" + std::to_string(stage);
+    const Outcome outcome =
+        run(train(name, 2) + options + std::to_string(stage));
+    ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
+  }
+  const double first = metrics("stage0")[0]["loss"].get<double>();
+  EXPECT_LT(first, metrics("first")[0]["loss"].get<double>());
+  EXPECT_EQ(metrics("stage3")[0]["loss"].get<double>(), first);
+  EXPECT_EQ(metrics("stage3")[1]["loss"], metrics("stage0")[1]["loss"]);
+}
+
 // The same training whether ranks share out the experts or each has all; the
 // file of weights has all in both cases.
 TEST_F(TrainProgramTest, TrainsExpertsThatRanksShareOut) {

@@ -104,6 +104,10 @@ void TokenLoader::read_row(std::int64_t global_row,
     file_->read(start_of(global_row), row, options_.vocab_size);
     return;
   }
+  const std::int64_t period =
+      options_.num_synthetic_batches * options_.global_batch;
+  if (period > 0) global_row %= period;
+  // bench/peers/tokens.py computes the same.
   const std::uint64_t seed =
       random_bits(options_.seed, static_cast<std::uint64_t>(global_row));
   for (std::size_t i = 0; i < row.size(); ++i) {

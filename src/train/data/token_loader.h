@@ -46,6 +46,8 @@ struct TokenLoaderOptions {
   std::uint64_t seed = 0;
   // Of the model. A token beyond it is an error; 0: not checked.
   std::int64_t vocab_size = 0;
+  // Global batches after which synthetic data repeats; 0: never.
+  std::int64_t num_synthetic_batches = 0;
   DataOrder order = DataOrder::kShuffled;
 };
 

@@ -342,5 +342,38 @@ TEST_F(TokenLoaderTest, SyntheticTokensStayBelowVocabulary) {
       at::equal(batch.targets.slice(1, 0, 9), batch.tokens.slice(1, 1, 10)));
 }
 
+TEST_F(TokenLoaderTest, SyntheticTokensRepeatAfterSoManyBatches) {
+  TokenLoaderOptions synthetic = options();
+  synthetic.path.clear();
+  synthetic.vocab_size = 1000;
+  const auto tokens = [&](std::int64_t step) {
+    return TokenLoader(synthetic).next(step, 0, 12).tokens;
+  };
+  EXPECT_FALSE(at::equal(tokens(0), tokens(2)));
+  synthetic.num_synthetic_batches = 2;
+  EXPECT_TRUE(at::equal(tokens(0), tokens(2)));
+  EXPECT_TRUE(at::equal(tokens(1), tokens(401)));
+  EXPECT_FALSE(at::equal(tokens(0), tokens(1)));
+}
+
+// What bench/peers/tokens.py computes and its test expects: the peers of a
+// benchmark must train on the same tokens.
+TEST_F(TokenLoaderTest, SyntheticTokensAreThoseOfThePeers) {
+  TokenLoaderOptions synthetic;
+  synthetic.sequence_length = 4;
+  synthetic.global_batch = 2;
+  synthetic.seed = 42;
+  synthetic.vocab_size = 50304;
+  const TokenLoader loader(synthetic);
+  EXPECT_TRUE(at::equal(
+      loader.next(0, 0, 2).tokens,
+      at::tensor({37999, 22446, 12247, 36280, 9922, 11224, 11495, 37936},
+                 at::kLong)
+          .view({2, 4})));
+  EXPECT_TRUE(at::equal(
+      loader.next(3, 1, 1).targets,
+      at::tensor({15818, 36495, 7900, 29890}, at::kLong).view({1, 4})));
+}
+
 }  // namespace
 }  // namespace nfold::train
