@@ -35,6 +35,7 @@ PUBLIC = {
     "config.h": "config", "strict_json.h": "config",
     "expert_ranks.h": "layout", "mics_ranks.h": "layout",
     "rank_lists.h": "layout",
+    "quantization.h": "kernels",
     "collectives.h": "comm", "dp_gather.h": "comm", "group.h": "comm",
     "group_provider.h": "comm", "mesh.h": "comm",
     "partitioned_tensor.h": "comm",

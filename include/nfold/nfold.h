@@ -37,6 +37,7 @@
 #include "nfold/partition.h"
 #include "nfold/partitioned_tensor.h"
 #include "nfold/placement.h"
+#include "nfold/quantization.h"
 #include "nfold/rank_lists.h"
 #include "nfold/report.h"
 #include "nfold/seeds.h"
