@@ -34,7 +34,7 @@ PUBLIC = {
     "tensor_lists.h": "layout",
     "config.h": "config", "strict_json.h": "config",
     "expert_ranks.h": "layout", "mics_ranks.h": "layout",
-    "rank_lists.h": "layout",
+    "rank_lists.h": "layout", "quantization_groups.h": "layout",
     "quantization.h": "kernels",
     "collectives.h": "comm", "dp_gather.h": "comm", "group.h": "comm",
     "group_provider.h": "comm", "mesh.h": "comm",

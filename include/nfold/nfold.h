@@ -38,6 +38,7 @@
 #include "nfold/partitioned_tensor.h"
 #include "nfold/placement.h"
 #include "nfold/quantization.h"
+#include "nfold/quantization_groups.h"
 #include "nfold/rank_lists.h"
 #include "nfold/report.h"
 #include "nfold/seeds.h"
