@@ -38,7 +38,7 @@ PUBLIC = {
     "quantization.h": "kernels",
     "collectives.h": "comm", "dp_gather.h": "comm", "group.h": "comm",
     "group_provider.h": "comm", "mesh.h": "comm",
-    "partitioned_tensor.h": "comm",
+    "partitioned_tensor.h": "comm", "quantized_collectives.h": "comm",
     "world.h": "comm",
     "host_memory.h": "memory", "memory_usage.h": "memory",
     "model_parallel.h": "param", "tensor_structure.h": "param",
