@@ -35,7 +35,7 @@ PUBLIC = {
     "config.h": "config", "strict_json.h": "config",
     "expert_ranks.h": "layout", "mics_ranks.h": "layout",
     "rank_lists.h": "layout", "quantization_groups.h": "layout",
-    "quantization.h": "kernels",
+    "quantization.h": "kernels", "quantized_weight.h": "kernels",
     "collectives.h": "comm", "dp_gather.h": "comm", "group.h": "comm",
     "group_provider.h": "comm", "mesh.h": "comm",
     "partitioned_tensor.h": "comm", "quantized_collectives.h": "comm",

@@ -40,6 +40,7 @@
 #include "nfold/quantization.h"
 #include "nfold/quantization_groups.h"
 #include "nfold/quantized_collectives.h"
+#include "nfold/quantized_weight.h"
 #include "nfold/rank_lists.h"
 #include "nfold/report.h"
 #include "nfold/seeds.h"
