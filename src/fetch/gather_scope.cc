@@ -36,7 +36,7 @@ class ShardedScope : public Scope {
                GatherOptions options)
       : handler_(handler), held_(std::move(held)), options_(options) {
     for (auto& held : held_) units_.push_back(held.unit);
-    handler_.begin_access(units_);
+    handler_.begin_exact_access(units_);
     for (auto& held : held_) {
       dispatch_interceptor().set_writable(*held.unit, true);
       for (const auto& param : held.unit->params()) {
@@ -59,8 +59,14 @@ class ShardedScope : public Scope {
       dispatch_interceptor().set_writable(*unit, false);
     }
     handler_.end_access(units_);
-    // What was written without our notice is gone now.
-    if (!options_.modifier_rank || !problem.empty()) handler_.discard(units_);
+    // What was written without our notice is gone now. Operators use what
+    // travels, whether a scope was open in between or not.
+    const bool has_codec = std::any_of(
+        units_.begin(), units_.end(),
+        [](const auto* unit) { return unit->options().codec.has_value(); });
+    if (!options_.modifier_rank || !problem.empty() || has_codec) {
+      handler_.discard(units_);
+    }
     if (failure) std::rethrow_exception(failure);
     TORCH_CHECK_VALUE(problem.empty(), problem);
   }
