@@ -89,6 +89,7 @@ class InitScope::Impl {
         buffers[i].tensor.copy_(sources[origins.size() + i]);
       }
     }
+    for (auto* unit : model.all()) unit->rest_shard();
     warn_of_differing(agree_on_values(groups_on(mesh_), buffers));
     convert_buffers(*module, config_);
     keep_initialized(module, mesh_, std::move(model));
