@@ -9,6 +9,11 @@ hosts together send to other hosts
   the all-reduce between replicas of MiCS    8 P (H - 1): the N / H ranks of a
                                              host share 2 B (H - 1) / H for a
                                              replica's B = 4 P bytes, H times
+  a gather in 8 bits                         1.0156 / 4 of a gather: a byte for
+                                             each element, 4 for each 256
+  a reduction in 4 bits                      0.5313 P (H - 1): each rank sends
+                                             the sums of its node, P / N to each
+                                             of H - 1 others
 
 Counted once, where they leave. What the interfaces count on top are headers
 and acknowledgements.
@@ -27,6 +32,10 @@ from contestants import Start  # noqa: E402
 
 MIB = 2**20
 PARAM_BYTES = 4
+# Of an element in blocks of 256 and 128, each with a scale (see
+# include/nfold/quantization.h).
+CODED_WEIGHT_BYTES = 1 + 4 / 256
+CODED_GRADIENT_BYTES = 0.5 + 4 / 128
 # Headers and acknowledgements, by which more crosses than was sent.
 MAX_HEADERS = 0.03
 # hpZ gathers inside a node after a step's first gather, so at most half of the
@@ -35,6 +44,13 @@ MAX_HEADERS = 0.03
 MAX_HPZ_SHARE = 0.55
 # Another order of summation than that of stage 3.
 MAX_MICS_LOSS_DIFFERENCE = 1e-5
+# Of 9 steps.
+MAX_CODED_LOSS_DIFFERENCE = 0.02
+# What quantization must save of the bytes that cross: of weights the scales and
+# headers leave 3.9 of 4, of gradients the two hops add a factor of the ranks on
+# a host.
+MIN_WEIGHT_RATIO = 3.8
+MIN_GRADIENT_RATIO = 7.0
 MIN_MICS_SPEED = 2.0
 HEADER = ("contestant", "step ms", "spread", "tokens/s", "crossed MiB/step",
           "of parameters", "of gradients, by formula", "peak RSS MiB", "loss",
@@ -66,10 +82,17 @@ class Shape:
     def gather_bytes(self, num_parameters):
         return PARAM_BYTES * num_parameters * self._far_ranks
 
-    def gradient_bytes(self, num_parameters, is_mics):
+    def gradient_bytes(self, num_parameters, is_mics=False, is_coded=False):
         if is_mics:  # between replicas at the end of the step only
             return 2 * PARAM_BYTES * num_parameters * (self.num_hosts - 1)
+        if is_coded:
+            return (CODED_GRADIENT_BYTES * num_parameters *
+                    (self.num_hosts - 1) * self.num_micro_batches)
         return self.gather_bytes(num_parameters) * self.num_micro_batches
+
+    def gathered_bytes(self, run):
+        """What crosses of gathers, by what rank 0 sent in them."""
+        return self.crossing_bytes(run["comm"]["all_gather"]["bytes"])
 
     def crossing_bytes(self, sent_bytes):
         """Of what one rank sent in collectives of the whole world."""
@@ -89,11 +112,41 @@ class Contestant:
     def is_mics(self):
         return "mics_shard_size" in self.zero
 
+    @property
+    def is_hpz(self):
+        return "zero_hpz_partition_size" in self.zero
+
+    @property
+    def has_coded_weights(self):
+        return self.zero.get("zero_quantized_weights", False)
+
+    @property
+    def has_coded_gradients(self):
+        return self.zero.get("zero_quantized_gradients", False)
+
+    @property
+    def max_loss_difference(self):
+        """Relative, from stage 3."""
+        if self.has_coded_weights or self.has_coded_gradients:
+            return MAX_CODED_LOSS_DIFFERENCE
+        return MAX_MICS_LOSS_DIFFERENCE if self.is_mics else 0.0
+
+    def gather_bytes(self, num_parameters):
+        share = (CODED_WEIGHT_BYTES / PARAM_BYTES
+                 if self.has_coded_weights else 1)
+        return share * self.shape.gather_bytes(num_parameters)
+
+    def gradient_bytes(self, num_parameters):
+        return self.shape.gradient_bytes(num_parameters, self.is_mics,
+                                         self.has_coded_gradients)
+
     def num_shards(self, num_ranks):
         """Of the parameters, over what a rank holds of them."""
         primary = self.zero.get("mics_shard_size", num_ranks)
         secondary = self.zero.get("zero_hpz_partition_size")
-        return 1 / (1 / primary + 1 / secondary) if secondary else primary
+        share = (CODED_WEIGHT_BYTES / PARAM_BYTES
+                 if self.has_coded_weights else 1)
+        return 1 / (1 / primary + share / secondary) if secondary else primary
 
     def config(self, base, num_steps):
         """The configuration `base` with this contestant's settings."""
@@ -140,10 +193,16 @@ class Setting:
 
 
 def contestants(shape):
-    size = shape.ranks_per_host
+    hpz = {"zero_hpz_partition_size": shape.ranks_per_host}
+    mics = {"mics_shard_size": shape.ranks_per_host}
+    weights = {"zero_quantized_weights": True}
+    gradients = {"zero_quantized_gradients": True}
     return [Contestant("stage3", shape, {}),
-            Contestant("hpz", shape, {"zero_hpz_partition_size": size}),
-            Contestant("mics", shape, {"mics_shard_size": size})]
+            Contestant("hpz", shape, hpz),
+            Contestant("mics", shape, mics),
+            Contestant("qwz", shape, weights),
+            Contestant("qgz", shape, gradients),
+            Contestant("zero++", shape, hpz | weights | gradients)]
 
 
 def _good(runs, name):
@@ -153,8 +212,8 @@ def _good(runs, name):
 
 def parameter_bytes(run, contestant):
     """What crossed in a step besides the gradients."""
-    return run["wire_bytes_per_step"] - contestant.shape.gradient_bytes(
-        run["num_parameters"], contestant.is_mics)
+    return run["wire_bytes_per_step"] - contestant.gradient_bytes(
+        run["num_parameters"])
 
 
 def speed_ratios(runs, name):
@@ -178,8 +237,7 @@ def rows(runs, who):
             return statistics.median(value(run) for run in good)
 
         steps = [ms for run in good for ms in run["step_ms"]]
-        gradients = contestant.shape.gradient_bytes(
-            good[0]["num_parameters"], contestant.is_mics)
+        gradients = contestant.gradient_bytes(good[0]["num_parameters"])
         ratios = speed_ratios(runs, contestant.name)
         speed = (f"{statistics.median(ratios):.2f} "
                  f"({min(ratios):.2f}-{max(ratios):.2f})" if ratios else "-")
@@ -201,13 +259,16 @@ def _of_run(run):
     return f"{run['contestant']}, round {run['round']}"
 
 
-def _wrong_bytes(run, contestant, stage3_parameter_bytes):
-    """What is wrong with one run's bytes, or None."""
+def _wrong_bytes(run, contestant, stage3):
+    """What is wrong with one run's bytes, or None; `stage3`: a run of it."""
+    stage3_parameter_bytes = stage3 and (
+        stage3["wire_bytes_per_step"] - contestant.shape.gradient_bytes(
+            stage3["num_parameters"]))
     shape = contestant.shape
     crossed = run["wire_bytes_per_step"]
     of_parameters = parameter_bytes(run, contestant)
     gradients = crossed - of_parameters
-    one_gather = shape.gather_bytes(run["num_parameters"])
+    one_gather = contestant.gather_bytes(run["num_parameters"])
     headers = MAX_HEADERS * crossed
     if contestant.is_mics:
         if of_parameters > headers:
@@ -216,23 +277,42 @@ def _wrong_bytes(run, contestant, stage3_parameter_bytes):
                     f"{headers / MIB:.1f} MiB)")
         if of_parameters < 0:
             return "expected all gradients to cross, found fewer bytes"
-    elif contestant.name == "hpz":
+    elif contestant.is_hpz:
         if of_parameters < one_gather:
             return "expected a step's first gather to cross, found fewer bytes"
+        most = (MAX_HPZ_SHARE / MIN_WEIGHT_RATIO
+                if contestant.has_coded_weights else MAX_HPZ_SHARE)
         if (stage3_parameter_bytes and
-                of_parameters > MAX_HPZ_SHARE * stage3_parameter_bytes):
+                of_parameters > most * stage3_parameter_bytes):
             return (f"{of_parameters / stage3_parameter_bytes:.2f} of stage "
-                    f"3's gather bytes cross; expected at most "
-                    f"{MAX_HPZ_SHARE}")
+                    f"3's gather bytes cross; expected at most {most:.2f}")
     else:
-        expected = gradients + shape.crossing_bytes(
-            run["comm"]["all_gather"]["bytes"])
+        expected = gradients + shape.gathered_bytes(run)
         if not expected <= crossed <= expected + headers:
             return (f"{crossed / MIB:.1f} MiB cross; expected "
                     f"{expected / MIB:.1f} MiB by what rank 0 sent, and "
                     "headers")
         if expected - gradients < 2 * shape.num_micro_batches * one_gather:
             return "parameters were not gathered again for backward"
+        return _too_little_saved(run, contestant, stage3)
+    return None
+
+
+def _too_little_saved(run, contestant, stage3):
+    """Where quantization does not save what it must, or None."""
+    shape = contestant.shape
+    # By what was sent, which has been compared with what crossed.
+    if contestant.has_coded_weights and stage3:
+        ratio = shape.gathered_bytes(stage3) / shape.gathered_bytes(run)
+        if ratio < MIN_WEIGHT_RATIO:
+            return (f"gathers cross in {ratio:.2f} times fewer bytes than "
+                    f"those of stage 3; expected {MIN_WEIGHT_RATIO:g}")
+    if contestant.has_coded_gradients:
+        of_gradients = run["wire_bytes_per_step"] - shape.gathered_bytes(run)
+        ratio = shape.gradient_bytes(run["num_parameters"]) / of_gradients
+        if ratio < MIN_GRADIENT_RATIO:
+            return (f"gradients cross in {ratio:.2f} times fewer bytes than "
+                    f"those of stage 3; expected {MIN_GRADIENT_RATIO:g}")
     return None
 
 
@@ -240,15 +320,14 @@ def violations(runs, who):
     """Where the bytes or the losses are not what they must be."""
     lines = []
     plain = _good(runs, "stage3")
-    stage3 = next((c for c in who if c.name == "stage3"), None)
-    stage3_bytes = plain and statistics.median(
-        parameter_bytes(run, stage3) for run in plain.values())
+    by_bytes = sorted(plain.values(), key=lambda r: r["wire_bytes_per_step"])
+    stage3 = by_bytes[len(by_bytes) // 2] if by_bytes else None
     for contestant in who:
         for run in _good(runs, contestant.name).values():
-            wrong = _wrong_bytes(run, contestant, stage3_bytes)
+            wrong = _wrong_bytes(run, contestant, stage3)
             if wrong:
                 lines.append(f"Wrong: {_of_run(run)}: {wrong}")
-            limit = MAX_MICS_LOSS_DIFFERENCE if contestant.is_mics else 0.0
+            limit = contestant.max_loss_difference
             for other in plain.values():
                 if abs(run["loss"] - other["loss"]) > limit * other["loss"]:
                     lines.append(f"Wrong: {_of_run(run)}: the loss is "

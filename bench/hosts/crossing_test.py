@@ -6,7 +6,7 @@ import crossing
 
 P = 1_000_000
 SHAPE = crossing.Shape(num_hosts=2, ranks_per_host=2)
-STAGE3, HPZ, MICS = crossing.contestants(SHAPE)
+STAGE3, HPZ, MICS, QWZ, QGZ, ALL = crossing.contestants(SHAPE)
 ONE_GATHER = 8 * P  # 4 ranks send a quarter of 4 P bytes to 2 far ranks each
 BASE = {"train": {"steps": 1, "seed": 42},
         "engine": {"train_micro_batch_size_per_gpu": 4,
@@ -16,6 +16,8 @@ BASE = {"train": {"steps": 1, "seed": 42},
 def run_of(contestant, parameter_bytes, *, number=1, tokens_per_second=100.0,
            loss=2.0, num_micro_batches=1):
     gradients = 8 * P * (1 if contestant.is_mics else num_micro_batches)
+    if contestant.has_coded_gradients:
+        gradients = 17 / 32 * P * num_micro_batches
     # Rank 0 sends a gathered byte to 2 of its 3 peers across.
     sent = parameter_bytes * 3 / 2 / 4
     return {"contestant": contestant.name, "round": number,
@@ -47,21 +49,43 @@ class FormulaTest(unittest.TestCase):
         self.assertEqual(shape.gradient_bytes(P, is_mics=False), 3 * 24 * P)
         # 8 ranks, groups of 4 replicas: 2 B 3/4 each, B = 2 P.
         self.assertEqual(shape.gradient_bytes(P, is_mics=True), 8 * 3 * P)
+        # 6 ranks apart, an eighth each to the 3 of its column.
+        self.assertEqual(shape.gradient_bytes(P, is_coded=True),
+                         3 * 3 * P * 17 / 32)
+
+    def test_bytes_of_coded_elements(self):
+        self.assertEqual(QWZ.gather_bytes(P), ONE_GATHER * 65 / 256)
+        self.assertEqual(QWZ.gradient_bytes(P), 8 * P)
+        self.assertEqual(QGZ.gather_bytes(P), ONE_GATHER)
+        self.assertEqual(QGZ.gradient_bytes(P), P * 17 / 32)
+        self.assertEqual(ALL.gather_bytes(P), ONE_GATHER * 65 / 256)
 
     def test_what_rank_0_sends_to_far_ranks_counts_for_all(self):
         # A quarter of 4 P bytes to 3 peers.
         self.assertEqual(SHAPE.crossing_bytes(3 * P), ONE_GATHER)
 
 
+    def test_shares_of_the_parameters(self):
+        for contestant, bytes_held in [
+                (STAGE3, P), (HPZ, 3 * P), (MICS, 2 * P),
+                (ALL, P + 2 * P * 65 / 256)]:
+            self.assertAlmostEqual(4 * P / contestant.num_shards(4), bytes_held)
+
+
 class ConfigTest(unittest.TestCase):
     def test_contestants_differ_in_the_sharding_only(self):
-        configs = [c.config(BASE, 9) for c in (STAGE3, HPZ, MICS)]
+        configs = [c.config(BASE, 9)
+                   for c in (STAGE3, HPZ, MICS, QWZ, QGZ, ALL)]
         zeros = [c["engine"].pop("zero_optimization") for c in configs]
         self.assertEqual(configs[0], configs[1])
         self.assertEqual(configs[0], configs[2])
         self.assertEqual(configs[0]["train"], {"steps": 9, "seed": 42})
         self.assertEqual(zeros[1], zeros[0] | {"zero_hpz_partition_size": 2})
         self.assertEqual(zeros[2], zeros[0] | {"mics_shard_size": 2})
+        self.assertEqual(zeros[3], zeros[0] | {"zero_quantized_weights": True})
+        self.assertEqual(zeros[4],
+                         zeros[0] | {"zero_quantized_gradients": True})
+        self.assertEqual(zeros[5], zeros[1] | zeros[3] | zeros[4])
         self.assertEqual(zeros[0]["stage3_max_reuse_distance"], 0)
 
     def test_micro_batches_add_up_to_the_same_step(self):
@@ -114,6 +138,27 @@ class ChecksTest(unittest.TestCase):
                 run_of(who[2], 0, tokens_per_second=300.0,
                        num_micro_batches=4)]
         self.assertEqual(self.notes(runs, who), [])
+
+    def test_quantization_that_saves_its_share_is_not_worth_a_note(self):
+        coded = ONE_GATHER * 65 / 256
+        runs = good_runs() + [run_of(QWZ, 2 * coded),
+                              run_of(QGZ, 2 * ONE_GATHER, loss=2.02),
+                              run_of(ALL, coded, loss=1.99)]
+        who = (STAGE3, HPZ, MICS, QWZ, QGZ, ALL)
+        self.assertEqual(self.notes(runs, who), [])
+
+    def test_quantization_that_saves_too_little_is_noted(self):
+        who = (STAGE3, QWZ, QGZ, ALL)
+        stage3 = run_of(STAGE3, 2 * ONE_GATHER)
+        (line,) = self.notes([stage3, run_of(QWZ, ONE_GATHER * 0.6)], who)
+        self.assertRegex(line, "gathers cross in 3.* times fewer bytes")
+        qgz = run_of(QGZ, 2 * ONE_GATHER)
+        qgz["wire_bytes_per_step"] *= 1.1
+        self.assertRegex(self.notes([stage3, qgz], who)[0], "MiB cross")
+        (line,) = self.notes([stage3, run_of(ALL, ONE_GATHER)], who)
+        self.assertRegex(line, r"zero\+\+, round 1: 0.50 of stage 3")
+        bad = run_of(QWZ, 2 * ONE_GATHER * 65 / 256, loss=2.1)
+        self.assertRegex(self.notes([stage3, bad], who)[0], "the loss is 2.1")
 
     def test_losses_that_differ_are_noted(self):
         runs = good_runs()

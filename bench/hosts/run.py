@@ -1,4 +1,4 @@
-"""Stage 3, hpZ and MiCS on test hosts that a slow network joins.
+"""Stage 3, hpZ, MiCS and quantization on test hosts that a slow network joins.
 
     bench/hosts/run.sh                      2 hosts x 2 ranks, 1 Gbit/s, 0.1 ms
     bench/hosts/run.sh --micro-batches 1    the step's batch at once

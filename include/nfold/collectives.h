@@ -35,6 +35,7 @@
 #include <c10/util/ArrayRef.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -51,6 +52,9 @@ class Pending {
 
   Pending();  // already complete
   explicit Pending(std::shared_ptr<State> state);
+  // As `first`, but its wait() also runs `finish`, once, when `first` has
+  // succeeded, on the thread of the caller.
+  Pending(Pending first, std::function<void()> finish);
   Pending(Pending&&) noexcept;
   Pending& operator=(Pending&&) noexcept;
   ~Pending();
@@ -63,6 +67,7 @@ class Pending {
 
  private:
   std::shared_ptr<State> state_;
+  std::function<void()> finish_;  // empty: nothing, or it has run
 };
 
 // The maximum of elements of which one is NaN is NaN. Reductions take float32,

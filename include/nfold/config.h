@@ -81,6 +81,16 @@ struct LeafModuleConfig {
   std::vector<std::string> name_suffixes;
 };
 
+// Error feedback of quantized gradients; used if either is given.
+struct LocoConfig {
+  // An error is kept with this weight, and what is new with the rest: 0.8.
+  std::optional<double> err_beta;
+  // Reductions after which all errors are forgotten: 1024.
+  std::optional<std::int64_t> reset_T;
+
+  bool is_enabled() const { return err_beta || reset_T; }
+};
+
 struct ZeroConfig {
   std::int64_t stage = 0;
   // Elements of one gradient bucket; a unit is never split over two buckets.
@@ -133,6 +143,7 @@ struct ZeroConfig {
   bool zero_quantized_weights = false;
   bool zero_quantized_nontrainable_weights = false;
   bool zero_quantized_gradients = false;
+  LocoConfig zeropp_loco_param;
   std::int64_t mics_shard_size = -1;
   bool mics_hierarchical_params_gather = false;
 };

@@ -25,6 +25,7 @@
 //   mics_intra_node, mics_inter_node
 //                         zero_optimization.mics_hierarchical_params_gather
 //   all_to_all_local, all_to_all_global
+//                         zero_optimization.zero_quantized_gradients,
 //                         create_all_to_all_groups()
 //   pipeline_parallel     a group provider
 //

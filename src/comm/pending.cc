@@ -2,6 +2,8 @@
 
 #include <c10/util/Exception.h>
 
+#include <utility>
+
 namespace nfold {
 
 void Pending::State::succeed() { finish(nullptr); }
@@ -39,12 +41,17 @@ void Pending::State::wait() const {
 
 Pending::Pending() = default;
 Pending::Pending(std::shared_ptr<State> state) : state_(std::move(state)) {}
+Pending::Pending(Pending first, std::function<void()> finish)
+    : state_(std::move(first.state_)), finish_(std::move(finish)) {
+  TORCH_INTERNAL_ASSERT(!first.finish_, "one function for each Pending");
+}
 Pending::Pending(Pending&&) noexcept = default;
 
 Pending& Pending::operator=(Pending&& other) noexcept {
   if (this != &other) {
     if (state_) state_->wait_until_done();
     state_ = std::move(other.state_);
+    finish_ = std::exchange(other.finish_, nullptr);
   }
   return *this;
 }
@@ -57,6 +64,7 @@ bool Pending::is_done() const { return !state_ || state_->is_done(); }
 
 void Pending::wait() {
   if (state_) state_->wait();
+  if (finish_) std::exchange(finish_, nullptr)();
 }
 
 }  // namespace nfold

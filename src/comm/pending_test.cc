@@ -83,5 +83,29 @@ TEST(Pending, MovedFromIsDone) {
   state->succeed();
 }
 
+TEST(Pending, RunsItsFunctionOnceAndOnlyAfterSuccess) {
+  for (const bool succeeds : {true, false}) {
+    auto state = std::make_shared<Pending::State>();
+    int calls = 0;
+    Pending first(Pending(state), [&calls] { ++calls; });
+    Pending pending = std::move(first);
+    if (succeeds) {
+      state->succeed();
+      pending.wait();
+      pending.wait();
+    } else {
+      state->fail("rank 1 died");
+      EXPECT_THROW(pending.wait(), c10::DistBackendError);
+    }
+    first.wait();
+    EXPECT_EQ(calls, succeeds ? 1 : 0);
+  }
+  bool was_called = false;
+  {
+    const Pending dropped(Pending(), [&] { was_called = true; });
+  }
+  EXPECT_FALSE(was_called);
+}
+
 }  // namespace
 }  // namespace nfold

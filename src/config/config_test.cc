@@ -93,7 +93,7 @@ TEST(ConfigErrors, AreReportedAllAtOnce) {
   EXPECT_EQ(
       error_of(R"({"fp16": {"enabled": "true"}, "bf16": {"enabld": true},
                    "zero_optimization": {"stage": 4, "overlap_com": true,
-                                         "zero_quantized_weights": true},
+                                         "legacy_stage1": true},
                    "steps_per_print": 0, "train_batch_sze": 3})"),
       "configuration: 7 problems\n"
       "  steps_per_print: expected an integer of at least 1 but found 0\n"
@@ -104,8 +104,8 @@ TEST(ConfigErrors, AreReportedAllAtOnce) {
       "  bf16.enabld: unknown key; did you mean enabled?\n"
       "  zero_optimization.overlap_com: unknown key; did you mean "
       "overlap_comm?\n"
-      "  zero_optimization.zero_quantized_weights: quantized communication is "
-      "not available in this version; use false");
+      "  zero_optimization.legacy_stage1: the old stage 1 does not exist; use "
+      "false with stage 1");
 }
 
 // The typed sections that a path runs through, so that only the misspelt key
@@ -277,9 +277,9 @@ TEST(ConfigSections, EngineSectionOfALargerFileReportsItsPath) {
 TEST(ConfigValidate, ChecksWhatWasFilledInByHand) {
   Config config;
   EXPECT_NO_THROW(config.validate());
-  config.zero_optimization.zero_quantized_weights = true;
+  config.zero_optimization.legacy_stage1 = true;
   EXPECT_THROW(config.validate(), c10::NotImplementedError);
-  config.zero_optimization.zero_quantized_weights = false;
+  config.zero_optimization.legacy_stage1 = false;
   config.zero_optimization.stage = 7;
   config.gradient_clipping = std::numeric_limits<double>::quiet_NaN();
   config.communication_data_type = at::kDouble;

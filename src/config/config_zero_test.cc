@@ -234,10 +234,6 @@ TEST(ConfigZero, LaterFeaturesNameWhatToUseInstead) {
   const char* const fields[] = {
       R"("offload_param": {"device": "cpu"})",
       R"("offload_optimizer": {"device": "nvme", "nvme_path": "/x"})",
-      R"("zero_quantized_weights": true)",
-      R"("zero_quantized_nontrainable_weights": true)",
-      R"("zero_quantized_gradients": true)",
-      R"("zeropp_loco_param": {"err_beta": 0.8})",
       R"("zenflow": {"topk_ratio": 0.1})",
       R"("legacy_stage1": true)",
   };
@@ -269,6 +265,61 @@ TEST(ConfigZero, SecondaryShardsNeedStage3AndNoMics) {
                                "mics_shard_size": 2)"));
   EXPECT_THAT(zero_error(R"("stage": 3, "zero_hpz_partition_size": 0)"),
               HasSubstr("expected an integer of at least 1 but found 0"));
+}
+
+TEST(ConfigZero, QuantizationNeedsStage3AndNoMics) {
+  const Config config = read_zero(R"("stage": 3,
+      "zero_quantized_weights": true, "zero_quantized_gradients": true,
+      "zero_quantized_nontrainable_weights": true,
+      "zero_hpz_partition_size": 2)");
+  EXPECT_TRUE(config.zero_optimization.zero_quantized_weights);
+  EXPECT_TRUE(config.zero_optimization.zero_quantized_nontrainable_weights);
+  EXPECT_TRUE(config.zero_optimization.zero_quantized_gradients);
+  EXPECT_FALSE(config.zero_optimization.zeropp_loco_param.is_enabled());
+  EXPECT_THAT(config.notes, IsEmpty());
+  for (const std::string key :
+       {"zero_quantized_weights", "zero_quantized_nontrainable_weights",
+        "zero_quantized_gradients"}) {
+    EXPECT_THAT(zero_error("\"stage\": 2, \"" + key + "\": true"),
+                HasSubstr(key + ": expected false at stage 2; quantized "
+                                "communication needs stage 3"));
+    EXPECT_THAT(zero_error("\"stage\": 3, \"mics_shard_size\": 2, \"" + key +
+                           "\": true"),
+                HasSubstr(key + ": expected false with mics_shard_size 2"));
+  }
+  EXPECT_THAT(zero_error(R"("stage": 3, "zero_quantized_weights": true,
+                            "stage3_use_all_reduce_for_fetch_params": true)"),
+              HasSubstr("expected false with quantized weights"));
+  EXPECT_THAT(zero_error(R"("stage": 3, "zero_quantized_gradients": true,
+                            "reduce_scatter": false)"),
+              HasSubstr("reduce_scatter: expected true with "
+                        "zero_quantized_gradients"));
+}
+
+TEST(ConfigZero, ErrorFeedbackNeedsQuantizedGradients) {
+  const auto loco = [](const std::string& param) {
+    return R"("stage": 3, "zero_quantized_gradients": true,
+              "zeropp_loco_param": )" +
+           param;
+  };
+  const auto given = read_zero(loco(R"({"err_beta": 0.9, "reset_T": 64})"))
+                         .zero_optimization.zeropp_loco_param;
+  EXPECT_TRUE(given.is_enabled());
+  EXPECT_EQ(given.err_beta, 0.9);
+  EXPECT_EQ(given.reset_T, 64);
+  for (const char* off : {"null", "{}"}) {
+    EXPECT_FALSE(
+        read_zero(loco(off)).zero_optimization.zeropp_loco_param.is_enabled());
+  }
+  EXPECT_THAT(zero_error(R"("stage": 3, "zeropp_loco_param":
+                            {"err_beta": 0.8})"),
+              HasSubstr("needs zero_quantized_gradients true"));
+  EXPECT_THAT(zero_error(loco(R"({"err_beta": 1})")),
+              HasSubstr("err_beta: expected a number from 0 and below 1"));
+  EXPECT_THAT(zero_error(loco(R"({"reset_T": 0})")),
+              HasSubstr("an integer of at least 1 but found 0"));
+  EXPECT_THAT(zero_error(loco(R"({"err_bta": 1})")),
+              HasSubstr("did you mean err_beta"));
 }
 
 TEST(ConfigZero, HierarchicalGatherNeedsAShardSize) {

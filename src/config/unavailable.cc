@@ -11,15 +11,6 @@ const std::vector<Unavailable>& unavailable_keys() {
       {"zero_optimization.offload_optimizer.device",
        "offloading is not available in this version; use none, with stage 1 or "
        "2 to shard optimizer state"},
-      {"zero_optimization.zero_quantized_weights",
-       "quantized communication is not available in this version; use false"},
-      {"zero_optimization.zero_quantized_nontrainable_weights",
-       "quantized weights are not available in this version; use false"},
-      {"zero_optimization.zero_quantized_gradients",
-       "quantized communication is not available in this version; use false, "
-       "with communication_data_type bf16 for fewer bytes"},
-      {"zero_optimization.zeropp_loco_param",
-       "quantized communication is not available in this version; remove it"},
       {"zero_optimization.zenflow",
        "ZenFlow is not available in this version; remove it"},
       {"zero_optimization.legacy_stage1",

@@ -172,9 +172,55 @@ void check_shard_groups(const Config& config, JsonObject& reader) {
   }
 }
 
+void check_quantization(const Config& config, JsonObject& reader) {
+  const ZeroConfig& zero = config.zero_optimization;
+  const auto check = [&](std::string_view key, bool is_set) {
+    if (!is_set) return;
+    const auto violation = [&](const std::string& text) {
+      reader.violation(fmt::format("zero_optimization.{}", key), text);
+    };
+    if (zero.stage != 3) {
+      violation(fmt::format(
+          "expected false at stage {}; quantized communication needs stage 3",
+          zero.stage));
+    }
+    if (zero.mics_shard_size > 0) {
+      violation(fmt::format(
+          "expected false with mics_shard_size {}; a shard group is already "
+          "small: choose one of the two",
+          zero.mics_shard_size));
+    }
+  };
+  check("zero_quantized_weights", zero.zero_quantized_weights);
+  check("zero_quantized_nontrainable_weights",
+        zero.zero_quantized_nontrainable_weights);
+  check("zero_quantized_gradients", zero.zero_quantized_gradients);
+  if (zero.stage3_use_all_reduce_for_fetch_params &&
+      (zero.zero_quantized_weights ||
+       zero.zero_quantized_nontrainable_weights)) {
+    reader.violation("zero_optimization.stage3_use_all_reduce_for_fetch_params",
+                     "expected false with quantized weights, which cannot be "
+                     "summed");
+  }
+  if (zero.zero_quantized_gradients && !zero.reduce_scatter) {
+    reader.violation("zero_optimization.reduce_scatter",
+                     "expected true with zero_quantized_gradients, which are "
+                     "reduced to their owners");
+  }
+  const auto feedback = [&](std::string_view key, bool is_set) {
+    if (!is_set || zero.zero_quantized_gradients) return;
+    reader.violation(fmt::format("zero_optimization.zeropp_loco_param.{}", key),
+                     "needs zero_quantized_gradients true, whose error "
+                     "feedback it is");
+  };
+  feedback("err_beta", zero.zeropp_loco_param.err_beta.has_value());
+  feedback("reset_T", zero.zeropp_loco_param.reset_T.has_value());
+}
+
 void check_zero(const Config& config, JsonObject& reader) {
   const ZeroConfig& zero = config.zero_optimization;
   check_shard_groups(config, reader);
+  check_quantization(config, reader);
   if (zero.reduce_at_boundary && zero.stage > 1) {
     reader.violation(
         "zero_optimization.reduce_at_boundary",

@@ -16,6 +16,7 @@ std::vector<ConfigKey> zero_keys() {
   using enum KeyStatus;
   const JsonRange positive{.least = 1};
   const JsonRange not_negative{.least = 0};
+  const JsonRange below_1{.least = 0, .most = 1, .most_is_open = true};
   const JsonRange fraction{.least = 0, .most = 1};
   return {
       {NFOLD_KEY(zero_optimization.stage),
@@ -115,15 +116,24 @@ std::vector<ConfigKey> zero_keys() {
        "among all ranks; 1: none",
        positive},
       {NFOLD_KEY(zero_optimization.zero_quantized_weights), kHonoured,
-       "gather parameters in int8"},
+       "at stage 3: gather parameters in int8; their owners, the optimizer and "
+       "gather scopes keep them exact"},
       {NFOLD_KEY(zero_optimization.zero_quantized_nontrainable_weights),
-       kHonoured, "keep frozen parameters in int8"},
-      {NFOLD_KEY(zero_optimization.zero_quantized_gradients), kHonoured,
-       "reduce gradients in int4"},
-      {"zero_optimization.zeropp_loco_param",
-       {},
        kHonoured,
-       "error feedback for quantized gradients"},
+       "at stage 3: keep shards of frozen parameters in int8, and gather them "
+       "so"},
+      {NFOLD_KEY(zero_optimization.zero_quantized_gradients), kHonoured,
+       "at stage 3: reduce gradients in int4, within each machine and then "
+       "between them"},
+      {NFOLD_KEY(zero_optimization.zeropp_loco_param.err_beta), kHonoured,
+       "error feedback of quantized gradients: how much of an error stays from "
+       "one reduction to the next; unset means 0.8 where reset_T is set, else "
+       "no feedback",
+       below_1},
+      {NFOLD_KEY(zero_optimization.zeropp_loco_param.reset_T), kHonoured,
+       "reductions after which errors are forgotten; unset means 1024 where "
+       "err_beta is set, else no feedback",
+       positive},
       {NFOLD_KEY(zero_optimization.mics_shard_size), kHonoured,
        "MiCS, at stage 3: ranks that hold the state once among them, "
        "neighbours; "

@@ -13,6 +13,7 @@
 #include "engine/engine_impl.h"
 #include "engine/initialized_modules.h"
 #include "engine/optimizer_setup.h"
+#include "engine/reduction_setup.h"
 #include "fetch/dispatch_interceptor.h"
 #include "nfold/clip.h"
 #include "nfold/collectives.h"
@@ -49,62 +50,6 @@ ShardedModel sharded(const std::shared_ptr<torch::nn::Module>& module,
   auto initialized = take_initialized(module, mesh, config);
   return initialized ? std::move(*initialized)
                      : ShardedModel(*module, mesh, config);
-}
-
-// A bucket need not be larger than the largest unit: memory would grow, and
-// nothing could be reduced before backward has ended.
-std::int64_t bucket_numel(const Config& config,
-                          const std::vector<ShardedUnit*>& units) {
-  std::int64_t largest = 1;
-  for (const auto* unit : units) {
-    largest = std::max(largest, unit->layout().numel());
-  }
-  return std::min(config.zero_optimization.reduce_bucket_size, largest);
-}
-
-// From gradients to their mean over ranks in up to three factors: for each
-// rank's gradient, for the sum, and for the optimizer to apply on the fly.
-// num_ranks are those with a batch of their own: ranks of a sequence group have
-// parts of one, and their gradients add up to that of its loss.
-struct GradScales {
-  double before = 1;
-  double after = 1;
-  double in_optimizer = 1;
-};
-
-GradScales scales_of(const Config& config, int num_ranks) {
-  if (config.gradient_allreduce_op == GradientReduceOp::kSum) return {};
-  const double ranks = num_ranks;
-  if (config.prescale_gradients) return {1 / ranks, 1, 1};
-  const double before = 1 / config.gradient_predivide_factor;
-  const double after = config.gradient_predivide_factor / ranks;
-  // A power of two can be applied at any time without rounding, so it costs
-  // no pass over memory of its own. Others are applied at once: a gradient
-  // that was set must read back as it was.
-  int exponent = 0;
-  const bool is_power_of_two = std::frexp(after, &exponent) == 0.5;
-  return is_power_of_two ? GradScales{before, 1, after}
-                         : GradScales{before, after, 1};
-}
-
-GradReducerOptions reducer_options(const Config& config,
-                                   const StagePolicy& policy,
-                                   const std::vector<ShardedUnit*>& units,
-                                   const Mesh& mesh) {
-  GradReducerOptions options;
-  options.bucket_numel = bucket_numel(config, units);
-  options.comm_dtype = config.communication_data_type;
-  if (mesh.sequence_parallel_size() > 1) {
-    options.comm_dtype = config.seq_parallel_communication_data_type;
-  }
-  options.overlaps_backward = config.zero_optimization.overlap_comm;
-  options.all_reduces = !policy.reduces_to_owner;
-  options.reduces_at_boundary = policy.reduces_at_boundary;
-  options.allows_unused = config.zero_optimization.ignore_unused_parameters;
-  const auto scales = scales_of(config, mesh.data_parallel_size());
-  options.scale_before = static_cast<float>(scales.before);
-  options.scale_after = static_cast<float>(scales.after);
-  return options;
 }
 
 FetcherOptions fetcher_options(const Config& config) {
@@ -220,7 +165,10 @@ void Engine::Impl::backward(const at::Tensor& loss) {
   const ProfileRange range("nfold::backward");
   const auto start = Clock::now();
   timers_.forward_ms += ms_between(timers_.last_end, start);
-  backward_scale_ = scaler_.scale();
+  const auto scale_before = std::exchange(backward_scale_, scaler_.scale());
+  if (backward_scale_ != scale_before) {
+    reducer_.scale_feedback(backward_scale_ / scale_before);
+  }
   const auto waited = reducer_.wait_time();
   leave_grads_to_one_replica();
   reducer_.begin(position());
@@ -379,10 +327,11 @@ void Engine::Impl::unshard_model() {
   // are watched.
   std::vector<std::pair<const ParamState*, at::Tensor>> values;
   for (auto* unit : model_.all()) {
-    const AccessPin pin(fetcher_, {unit});
+    fetcher_.begin_exact_access({unit});
     for (const auto& param : unit->params()) {
       values.emplace_back(&param, param.tensor().detach().clone());
     }
+    fetcher_.end_access({unit});
   }
   fetcher_.release_all();
   fetcher_.stop_watching();
@@ -418,6 +367,7 @@ StepReport Engine::Impl::step() {
     log_warning(
         "step {}: skipped, gradients are not finite ({}); loss scale {}",
         steps_ + 1, report.non_finite, backward_scale_);
+    reducer_.drop_feedback();
   }
   try {
     scaler_.update(report.is_skipped);
@@ -499,7 +449,7 @@ std::int64_t Engine::Impl::params_bytes() const {
 }
 
 std::int64_t Engine::Impl::held_grads_bytes() const {
-  std::int64_t bytes = reducer_.local_bytes();
+  std::int64_t bytes = reducer_.local_bytes() + reducer_.feedback_bytes();
   for (const auto* unit : model_.trained()) bytes += unit->grad_bytes();
   return bytes;
 }

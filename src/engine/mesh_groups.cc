@@ -15,6 +15,8 @@ UnitGroups groups_on(const Mesh& mesh, const Placement& placement) {
     groups.secondary = mesh.secondary_shard();
     groups.inter_node = mesh.mics_inter_node();
     groups.intra_node = mesh.mics_intra_node();
+    groups.reduce_intra_node = mesh.find("all_to_all_local");
+    groups.reduce_inter_node = mesh.find("all_to_all_global");
   }
   if (placement.is_tensor_split) {
     groups.tensor_parts = &mesh.tensor_parallel();

@@ -11,6 +11,11 @@ bool is_low_precision(at::ScalarType dtype) {
   return dtype == at::kBFloat16 || dtype == at::kHalf;
 }
 
+// Integers and fp64 travel as they are.
+bool is_coded(at::ScalarType dtype) {
+  return is_low_precision(dtype) || dtype == at::kFloat;
+}
+
 // fp16 and bf16 runs store every real parameter in that dtype; an fp32 run
 // leaves each as the user made it.
 at::ScalarType stored_dtype(const at::Tensor& param, const Config& config) {
@@ -74,6 +79,13 @@ std::vector<PlannedUnit> plan_sharding(const std::vector<ParamState>& params,
         !policy.shards_params || options.num_shards == 1 || is_persistent;
     if (options.is_resident) options.groups.secondary = nullptr;
     options.is_trained = first.requires_grad;
+    if (!options.is_resident && is_coded(first.dtype)) {
+      options.rests_encoded =
+          !options.is_trained && zero.zero_quantized_nontrainable_weights;
+      if (options.rests_encoded || zero.zero_quantized_weights) {
+        options.codec = kWeightCodec;
+      }
+    }
     units.push_back({std::move(options), std::move(plan.params)});
   }
   return units;

@@ -29,6 +29,10 @@ class AccessHandler {
   // whole and keeps them so until end_access. Nests. Any thread. Raises what
   // the communication raises; then nothing is kept.
   virtual void begin_access(UnitRefs units) = 0;
+  // The same with the values that rest in the shards, where units travel less
+  // exactly than that. Raises c10::ValueError if an operator that runs uses
+  // one that came otherwise. Ends with end_access.
+  virtual void begin_exact_access(UnitRefs units) = 0;
   virtual void end_access(UnitRefs units) noexcept = 0;
 
   // Shards the units again, unless something else keeps them whole, and drops

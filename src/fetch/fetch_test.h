@@ -29,6 +29,7 @@ class RecordingHandler : public AccessHandler {
  public:
   explicit RecordingHandler(Group& group) : group_(group) {}
 
+  void begin_exact_access(UnitRefs units) override { begin_access(units); }
   void begin_access(UnitRefs units) override {
     const std::lock_guard lock(mutex_);
     TORCH_CHECK(failure_.empty(), failure_);

@@ -67,12 +67,33 @@ void Fetcher::stop_watching() noexcept {
 
 void Fetcher::begin_access(UnitRefs units) {
   const std::lock_guard lock(mutex_);
+  begin(units, options_.gather_mode);
+}
+
+void Fetcher::begin_exact_access(UnitRefs units) {
+  const std::lock_guard lock(mutex_);
+  for (const auto index : indices_of(units)) {
+    const auto& entry = entries_[index];
+    if (!is_whole(index) || entry.unit->is_exact()) continue;
+    TORCH_CHECK_VALUE(entry.num_pins == 0, "[rank ", all_.global_rank(), "] ",
+                      position_, ": exact values of ", entry.unit->name(),
+                      " were asked for inside of an operator that uses it as "
+                      "it came, quantized; open nfold::GatheredParameters "
+                      "outside of the operator");
+    release(index);
+  }
+  begin(units, options_.gather_mode == GatherMode::kAllGather
+                   ? GatherMode::kExact
+                   : options_.gather_mode);
+}
+
+void Fetcher::begin(UnitRefs units, GatherMode mode) {
   const auto indices = indices_of(units);
   // All are pinned before any is fetched: making room for one must not
   // release another.
   for (const auto index : indices) ++entries_[index].num_pins;
   try {
-    for (const auto index : indices) access(index);
+    for (const auto index : indices) access(index, mode);
     for (const auto index : indices) entries_[index].unit->finish_gather();
     if (indices.size() < units.size()) count_resident(units, 1);
   } catch (...) {
@@ -206,7 +227,7 @@ std::int64_t Fetcher::numel_to_gather(std::size_t unit) const {
   return is_whole(unit) ? 0 : entries_[unit].unit->layout().numel();
 }
 
-void Fetcher::access(std::size_t unit) {
+void Fetcher::access(std::size_t unit, GatherMode mode) {
   // Inside an operator that has it, or a gather scope: nothing new.
   if (entries_[unit].num_pins > 1 && is_whole(unit)) return;
   if (is_in_backward_ || at::GradMode::is_enabled()) {
@@ -227,18 +248,19 @@ void Fetcher::access(std::size_t unit) {
   }
   if (entry == TraceCursor::kLost) {
     make_room(numel_to_gather(unit));
-    gather({unit}, "unshard");
+    gather({unit}, "unshard", mode);
   } else {
-    follow_plan(entry, unit);
+    follow_plan(entry, unit, mode);
   }
   touch(unit);
 }
 
-void Fetcher::follow_plan(std::size_t entry, std::size_t unit) {
+void Fetcher::follow_plan(std::size_t entry, std::size_t unit,
+                          GatherMode mode) {
   const auto& step = plan_.steps[entry];
   for (const auto each : step.release) release(each);
   make_room(numel_to_gather(unit));
-  gather({unit}, "unshard");
+  gather({unit}, "unshard", mode);
   if (step.prefetch.empty()) return;
   std::vector<std::size_t> ahead;
   auto numel = live_numel_;
@@ -246,12 +268,16 @@ void Fetcher::follow_plan(std::size_t entry, std::size_t unit) {
     // Something kept it when the plan released it, or the plan was left.
     entries_[each].is_due = false;
     if (is_whole(each)) continue;
+    // A scope may want it exact too, and operators not.
+    if (mode == GatherMode::kExact && entries_[each].unit->options().codec) {
+      break;
+    }
     numel += entries_[each].unit->layout().numel();
     if (numel > options_.plan.max_live_numel) break;
     ahead.push_back(each);
   }
   counts_.prefetched += static_cast<std::int64_t>(ahead.size());
-  gather(ahead, "prefetch");
+  gather(ahead, "prefetch", options_.gather_mode);
 }
 
 void Fetcher::make_room(std::int64_t numel) {
@@ -267,8 +293,8 @@ void Fetcher::make_room(std::int64_t numel) {
   }
 }
 
-void Fetcher::gather(const std::vector<std::size_t>& units,
-                     const char* purpose) {
+void Fetcher::gather(const std::vector<std::size_t>& units, const char* purpose,
+                     GatherMode mode) {
   if (std::all_of(units.begin(), units.end(),
                   [this](std::size_t unit) { return is_whole(unit); })) {
     return;
@@ -284,13 +310,13 @@ void Fetcher::gather(const std::vector<std::size_t>& units,
   const ProfileRange range("nfold::unshard");
   counts_.gathers += static_cast<std::int64_t>(sharded.size());
   counts_.peak_bytes = std::max(counts_.peak_bytes, live_bytes_);
-  const auto groups = announce(sharded, purpose);
+  const auto groups = announce(sharded, purpose, mode);
   if (options_.is_sequential) {
     for (auto* unit : sharded) {
-      ShardedUnit::begin_gather({unit}, options_.gather_mode);
+      ShardedUnit::begin_gather({unit}, mode);
     }
   } else {
-    ShardedUnit::begin_gather(sharded, options_.gather_mode);
+    ShardedUnit::begin_gather(sharded, mode);
   }
   for (auto* group : groups) group->impl().set_tag(0);
   for (const auto unit : units) touch(unit);
@@ -299,14 +325,14 @@ void Fetcher::gather(const std::vector<std::size_t>& units,
 // Tells each group what its next collectives are, for errors and so that ranks
 // that gather something else find out.
 std::vector<Group*> Fetcher::announce(const std::vector<ShardedUnit*>& units,
-                                      const char* purpose) {
+                                      const char* purpose, GatherMode mode) {
   struct Announcement {
     std::string names;
     Hasher tag;
   };
   std::map<Group*, Announcement> by_group;
   for (const auto* unit : units) {
-    for (auto* group : unit->gather_groups(options_.gather_mode)) {
+    for (auto* group : unit->gather_groups(mode)) {
       auto& announcement = by_group[group];
       if (announcement.names.empty()) {
         announcement.tag.add_number(static_cast<std::int64_t>(plan_.hash));

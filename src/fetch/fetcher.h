@@ -70,6 +70,7 @@ class Fetcher : public AccessHandler {
   ~Fetcher() override;
 
   void begin_access(UnitRefs units) override;
+  void begin_exact_access(UnitRefs units) override;
   void end_access(UnitRefs units) noexcept override;
   void discard(UnitRefs units) override;
   std::string where() const override;
@@ -124,12 +125,16 @@ class Fetcher : public AccessHandler {
   // Those of `units` that come and go.
   c10::SmallVector<std::size_t, 4> indices_of(UnitRefs units);
   void count_resident(UnitRefs units, int change);
-  void access(std::size_t unit);
-  void follow_plan(std::size_t entry, std::size_t unit);
+  // The lock is held.
+  void begin(UnitRefs units, GatherMode mode);
+  // `mode` is for the unit itself, not for what is gathered ahead.
+  void access(std::size_t unit, GatherMode mode);
+  void follow_plan(std::size_t entry, std::size_t unit, GatherMode mode);
   void make_room(std::int64_t numel);
-  void gather(const std::vector<std::size_t>& units, const char* purpose);
+  void gather(const std::vector<std::size_t>& units, const char* purpose,
+              GatherMode mode);
   std::vector<Group*> announce(const std::vector<ShardedUnit*>& units,
-                               const char* purpose);
+                               const char* purpose, GatherMode mode);
   void release(std::size_t unit);
   void touch(std::size_t unit);
   void release_unpinned();

@@ -36,7 +36,7 @@ class ShardedScope : public Scope {
                GatherOptions options)
       : handler_(handler), held_(std::move(held)), options_(options) {
     for (auto& held : held_) units_.push_back(held.unit);
-    handler_.begin_access(units_);
+    handler_.begin_exact_access(units_);
     // Whatever happens in the scope, the other ranks must not see it yet.
     for (auto* unit : units_) unit->unshare();
     for (auto& held : held_) {
@@ -61,8 +61,14 @@ class ShardedScope : public Scope {
       dispatch_interceptor().set_writable(*unit, false);
     }
     handler_.end_access(units_);
-    // What was written without our notice is gone now.
-    if (!options_.modifier_rank || !problem.empty()) handler_.discard(units_);
+    // What was written without our notice is gone now. Operators use what
+    // travels, whether a scope was open in between or not.
+    const bool has_codec = std::any_of(
+        units_.begin(), units_.end(),
+        [](const auto* unit) { return unit->options().codec.has_value(); });
+    if (!options_.modifier_rank || !problem.empty() || has_codec) {
+      handler_.discard(units_);
+    }
     if (failure) std::rethrow_exception(failure);
     TORCH_CHECK_VALUE(problem.empty(), problem);
   }

@@ -42,8 +42,9 @@ GradReducer::GradReducer(Group& all, std::vector<ShardedUnit*> units,
     : all_(all), units_(std::move(units)), options_(options) {
   std::vector<std::int64_t> numels;
   std::vector<BucketKind> kinds;
-  for (const auto* unit : units_) {
-    const auto dtype = options_.comm_dtype.value_or(unit->options().dtype);
+  for (std::size_t i = 0; i < units_.size(); ++i) {
+    const auto* unit = units_[i];
+    const auto dtype = comm_dtype_of(i);
     numels.push_back(unit->layout().numel());
     kinds.push_back({dtype, unit->options().groups.shard});
     Slot slot;
@@ -55,10 +56,32 @@ GradReducer::GradReducer(Group& all, std::vector<ShardedUnit*> units,
   }
   for (auto& members : plan_buckets(numels, kinds, options_.bucket_numel)) {
     for (const auto unit : members) slots_[unit].bucket = buckets_.size();
-    auto* group = units_[members.front()]->options().groups.shard;
-    buckets_.push_back({std::move(members), group, false});
+    buckets_.push_back(bucket_of(std::move(members)));
   }
   add_hooks();
+}
+
+at::ScalarType GradReducer::comm_dtype_of(std::size_t unit) const {
+  return options_.comm_dtype.value_or(units_[unit]->options().dtype);
+}
+
+GradReducer::Bucket GradReducer::bucket_of(
+    std::vector<std::size_t> units) const {
+  const auto first = units.front();
+  const auto& unit = units_[first]->options();
+  Bucket bucket;
+  bucket.units = std::move(units);
+  bucket.group = unit.groups.shard;
+  if (!options_.codec || comm_dtype_of(first) == at::kDouble) return bucket;
+  bucket.hops = {unit.groups.reduce_intra_node, unit.groups.reduce_inter_node};
+  if (!bucket.is_quantized()) bucket.hops.intra_node = bucket.group;
+  TORCH_INTERNAL_ASSERT(bucket.hops.rank() == unit.rank &&
+                        bucket.hops.places() * bucket.hops.nodes() ==
+                            unit.num_shards);
+  if (options_.feedback) {
+    bucket.feedback = std::make_unique<ErrorFeedback>(*options_.feedback);
+  }
+  return bucket;
 }
 
 GradReducer::~GradReducer() { hooks_->reducer = nullptr; }
@@ -202,26 +225,64 @@ void GradReducer::launch(std::size_t bucket_index, bool is_late) {
                                                 : *slot.buffer;
     is_empty = is_empty && buffer.is_empty();
     auto flat = buffer.take();
-    const auto dtype =
-        options_.comm_dtype.value_or(units_[unit]->options().dtype);
+    const auto dtype = comm_dtype_of(unit);
     if (flat.scalar_type() != dtype) flat = flat.to(dtype);
     launch.bytes += flat.numel() * flat.element_size();
     launch.flats.push_back(std::move(flat));
   }
+  const auto label = label_ + ", gradient bucket " +
+                     std::to_string(bucket_index) + (is_late ? " (late)" : "");
+  for (auto* group :
+       {bucket.group, bucket.hops.intra_node, bucket.hops.inter_node}) {
+    if (group) group->impl().set_label(label);
+  }
+  reduce(bucket, launch, is_empty, is_late);
+  under_way_ = std::move(launch);
+  note_bytes();
+}
+
+void GradReducer::reduce(Bucket& bucket, Launch& launch, bool is_empty,
+                         bool is_late) {
   auto& group = *bucket.group;
-  group.impl().set_label(label_ + ", gradient bucket " +
-                         std::to_string(bucket_index) +
-                         (is_late ? " (late)" : ""));
   if (options_.all_reduces) {
     for (const auto& flat : launch.flats) {
       launch.pendings.push_back(all_reduce(group, flat));
     }
+  } else if (bucket.is_quantized()) {
+    for (const auto& flat : launch.flats) {
+      // What is sent and what is received.
+      launch.bytes +=
+          2 * group.size() *
+          encoded_bytes(flat.numel() / group.size(), *options_.codec);
+    }
+    // What is late is no estimate of what the next step will lose.
+    launch.pendings.push_back(quantized_reduce_scatter_coalesced(
+        bucket.hops, launch.flats, *options_.codec,
+        is_late ? nullptr : bucket.feedback.get()));
   } else {
     launch.pendings.push_back(
         reduce_scatter_coalesced(group, launch.flats, is_empty));
   }
-  under_way_ = std::move(launch);
-  note_bytes();
+}
+
+void GradReducer::scale_feedback(double ratio) {
+  for (auto& bucket : buckets_) {
+    if (bucket.feedback) bucket.feedback->scale(static_cast<float>(ratio));
+  }
+}
+
+void GradReducer::drop_feedback() {
+  for (auto& bucket : buckets_) {
+    if (bucket.feedback) bucket.feedback->drop();
+  }
+}
+
+std::int64_t GradReducer::feedback_bytes() const {
+  std::int64_t bytes = 0;
+  for (const auto& bucket : buckets_) {
+    if (bucket.feedback) bytes += bucket.feedback->bytes();
+  }
+  return bytes;
 }
 
 void GradReducer::finish_launch() {

@@ -38,6 +38,7 @@
 
 #include "grad/grad_bucket.h"
 #include "nfold/collectives.h"
+#include "nfold/quantized_collectives.h"
 #include "param/sharded_unit.h"
 
 namespace nfold {
@@ -60,6 +61,11 @@ struct GradReducerOptions {
   float scale_after = 1.0f;
   // false: a parameter without gradient is an error.
   bool allows_unused = true;
+  // What gradients travel in, in two hops where the unit's groups have them;
+  // fp64 travels as it is. Does not go with all_reduces.
+  std::optional<BlockCodec> codec{};
+  // Of quantization: what a reduction lost is sent with the next one.
+  std::optional<ErrorFeedback::Options> feedback{};
 };
 
 // The first non-finite value that this rank's backward produced.
@@ -92,9 +98,16 @@ class GradReducer {
   const std::optional<NonFiniteGrad>& non_finite() const { return non_finite_; }
   void clear_non_finite() { non_finite_.reset(); }
 
+  // Error feedback belongs to gradients of one loss scale: the next ones are
+  // `ratio` times larger, or those before were thrown away.
+  void scale_feedback(double ratio);
+  void drop_feedback();
+
   std::int64_t peak_bytes() const { return peak_bytes_; }
   // Bytes of locally accumulated gradients (reduces_at_boundary).
   std::int64_t local_bytes() const;
+  // Bytes of errors kept for the next reduction.
+  std::int64_t feedback_bytes() const;
   // How long callers stood still for a bucket, in total.
   std::chrono::nanoseconds wait_time() const { return wait_time_; }
   std::size_t num_buckets() const { return buckets_.size(); }
@@ -104,6 +117,10 @@ class GradReducer {
     std::vector<std::size_t> units;
     Group* group = nullptr;
     bool is_launched = false;
+    // How it travels quantized; neither hop if it does not.
+    ReductionHops hops{};
+    std::unique_ptr<ErrorFeedback> feedback{};
+    bool is_quantized() const { return hops.intra_node || hops.inter_node; }
   };
   // What one launch of a bucket has under way.
   struct Launch {
@@ -126,6 +143,9 @@ class GradReducer {
     std::size_t tensor = 0;
   };
 
+  Bucket bucket_of(std::vector<std::size_t> units) const;
+  at::ScalarType comm_dtype_of(std::size_t unit) const;
+  void reduce(Bucket& bucket, Launch& launch, bool is_empty, bool is_late);
   void add_hooks();
   // `arrived`: what autograd added to the parameter's gradient just now.
   void on_grad(const Address& address, const at::Tensor& arrived);

@@ -20,6 +20,7 @@
 #include "kernels/cast_copy.h"
 #include "kernels/norm.h"
 #include "kernels/optim_step.h"
+#include "kernels/quantize.h"
 #include "kernels/simd.h"
 #include "kernels/sum_tree.h"
 
@@ -101,6 +102,24 @@ void run_all(std::int64_t numel) {
           [&] { accumulate(a, low, 0.5F); });
   measure("norm_squared fp32", 4 * count, [&] { norm_squared(a); });
   measure("norm_squared bf16", 2 * count, [&] { norm_squared(low); });
+  const auto weights = quantized(a, kWeightCodec);
+  const auto grads = quantized(b, kGradientCodec);
+  const auto error = quantized(c, error_codec_of(kGradientCodec));
+  measure("quantize fp32, 8 bits", 5 * count,
+          [&] { quantize(weights, a, kWeightCodec); });
+  measure("quantize bf16, 8 bits", 3 * count,
+          [&] { quantize(weights, low, kWeightCodec); });
+  measure("dequantize fp32, 8 bits", 5 * count,
+          [&] { dequantize(a, weights, kWeightCodec); });
+  measure("dequantize bf16, 8 bits", 3 * count,
+          [&] { dequantize(low, weights, kWeightCodec); });
+  measure("quantize fp32, 4 bits", 4.5 * count,
+          [&] { quantize(grads, a, kGradientCodec); });
+  measure("quantize fp32, 4 bits, feedback", 6.5 * count, [&] {
+    quantize_with_feedback(grads, error, a, kGradientCodec, 0.8F);
+  });
+  measure("dequantize_sum fp32, 4 bits, 2 inputs", 5 * count,
+          [&] { dequantize_sum(a, {grads, grads}, kGradientCodec); });
   a.fill_(0.1);
   b.fill_(0.1);
   c.zero_();

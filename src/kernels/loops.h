@@ -6,8 +6,8 @@
 // gives the same bits in every table and for every way to split a range (the
 // payload of a NaN made of two NaNs excepted).
 //
-// Not for use outside of this folder: use sum_tree.h, cast_copy.h, norm.h and
-// optim_step.h.
+// Not for use outside of this folder: use sum_tree.h, cast_copy.h, norm.h,
+// optim_step.h and quantize.h.
 //
 // This header is compiled with different instruction sets. It may declare, but
 // not define functions: an inline function's copy made for one instruction set
@@ -97,6 +97,34 @@ struct OptimizerLoops {
                void* exp_avg, std::int64_t numel);
 };
 
+// The smallest and the largest of some floats as integers that are ordered as
+// they are: what order_of(x) in quantize_loops.inc.h gives. An infinity or NaN
+// lies beyond all finite numbers, at either end.
+struct OrderedRange {
+  std::int32_t lowest;
+  std::int32_t highest;
+};
+
+// code = round((x - offset) * inverse) within [lowest, highest], minus lowest,
+// and back: x = (code + lowest) * step + offset.
+struct CodeScalars {
+  float offset;
+  float inverse;
+  float step;
+  float lowest;
+  float highest;
+};
+
+// Codes of one block of floats: one byte each, or two to a byte. Of n codes
+// byte i then has code i in its low half and code i + (n + 1) / 2, if there is
+// one, in its high half.
+struct QuantizeLoops {
+  void (*encode)(std::uint8_t* codes, const float* x, std::int64_t numel,
+                 const CodeScalars&);
+  void (*decode)(float* x, const std::uint8_t* codes, std::int64_t numel,
+                 const CodeScalars&);
+};
+
 struct Loops {
   UnaryLoop widen[kNumElements];   // null where wide is the element
   UnaryLoop narrow[kNumElements];  // null where wide is the element
@@ -108,6 +136,9 @@ struct Loops {
   ScaledLoop accumulate[kNumFloatElements][kNumFloatElements];
   SquareLoop square[kNumFloatElements];
   OptimizerLoops optimizer[2];
+  OrderedRange (*range)(const float* x, std::int64_t numel);
+  QuantizeLoops quantize_8_bits;
+  QuantizeLoops quantize_4_bits;
 };
 
 extern const Loops kBaselineLoops;

@@ -14,6 +14,7 @@
 #include "kernels/loops.h"
 #include "kernels/element_loops.inc.h"
 #include "kernels/optimizer_loops.inc.h"
+#include "kernels/quantize_loops.inc.h"
 // clang-format on
 
 namespace nfold::kernels {
@@ -84,6 +85,9 @@ constexpr Loops make_loops() {
   loops.square[3] = square_loop<Bfloat16>;
   loops.optimizer[0] = optimizer_loops<float>();
   loops.optimizer[1] = optimizer_loops<double>();
+  loops.range = range_loop;
+  loops.quantize_8_bits = {encode_8_loop, decode_8_loop};
+  loops.quantize_4_bits = {encode_4_loop, decode_4_loop};
   return loops;
 }
 

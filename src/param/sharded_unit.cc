@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "comm/two_hops.h"
 #include "kernels/cast_copy.h"
+#include "nfold/quantized_collectives.h"
 #include "param/released_storage.h"
 
 namespace nfold {
@@ -63,6 +65,10 @@ ShardedUnit::ShardedUnit(std::vector<ParamState> params,
                                c10::elementSize(options_.dtype),
                                options_.num_shards)) {
   TORCH_INTERNAL_ASSERT(options_.is_resident || !options_.owns_whole_range);
+  TORCH_INTERNAL_ASSERT(!options_.codec || (!options_.is_resident &&
+                                            options_.codec->is_symmetric));
+  TORCH_INTERNAL_ASSERT(!options_.rests_encoded ||
+                        (options_.codec && !options_.is_trained));
   at::NoGradGuard no_grad;
   allocate_values();
   for (std::size_t i = 0; i < params_.size(); ++i) {
@@ -93,10 +99,14 @@ void ShardedUnit::allocate_values() {
                             at::TensorOptions(options_.master_dtype));
 }
 
-// A secondary shard, or a hop between nodes, is for ranks that are far apart.
+// A secondary shard, a hop between nodes and a codec are for ranks that are far
+// apart.
 void ShardedUnit::allocate_shared() {
   const auto& groups = options_.groups;
-  if (!groups.shard || groups.secondary || groups.inter_node) return;
+  if (!groups.shard || groups.secondary || groups.inter_node ||
+      options_.codec || options_.rests_encoded) {
+    return;
+  }
   const auto range = shard_range_of_rank();
   const auto element_bytes =
       static_cast<std::int64_t>(c10::elementSize(options_.dtype));
@@ -110,6 +120,7 @@ void ShardedUnit::allocate_shared() {
 }
 
 void ShardedUnit::publish_initial() {
+  rest_shard();
   if (shared_) shared_->publish();
 }
 
@@ -117,7 +128,8 @@ void ShardedUnit::write_param(std::size_t param, std::int64_t begin,
                               const at::Tensor& values) {
   at::NoGradGuard no_grad;
   const FlatRange range{layout_.param_offsets[param] + begin, values.numel()};
-  copy_common(shard_.defined() ? shard_ : full_, held_range(), values, range);
+  copy_common(options_.is_resident ? full_ : decoded_shard(), held_range(),
+              values, range);
   if (master_bytes() > 0) copy_common(master_, owned_range(), values, range);
 }
 
@@ -127,7 +139,30 @@ FlatRange ShardedUnit::held_range() const {
 }
 
 at::Tensor ShardedUnit::owned() const {
-  return shard_.defined() ? shard_ : part(full_, owned_range());
+  return options_.is_resident ? part(full_, owned_range()) : decoded_shard();
+}
+
+const at::Tensor& ShardedUnit::decoded_shard() const {
+  if (!shard_.defined()) {
+    shard_ = dequantized(std::exchange(encoded_shard_, at::Tensor()),
+                         layout_.shard_numel, options_.dtype, *options_.codec);
+  }
+  return shard_;
+}
+
+void ShardedUnit::rest_shard() {
+  if (!options_.rests_encoded || encoded_shard_.defined()) return;
+  encoded_shard_ = quantized(shard_, *options_.codec);
+  shard_.reset();
+}
+
+at::Tensor ShardedUnit::encoded(const FlatRange& range,
+                                const at::Tensor& values) const {
+  if (range.numel == 0) return at::empty({0}, at::kByte);
+  const auto shards =
+      empty_shards(values, range.numel / layout_.shard_numel, *options_.codec);
+  encode_shards(shards, 0, values, *options_.codec);
+  return shards.encoded;
 }
 
 FlatRange ShardedUnit::owned_range() const {
@@ -181,8 +216,12 @@ void ShardedUnit::clear_grad() {
 void ShardedUnit::begin_gather(std::vector<ShardedUnit*> units,
                                GatherMode mode) {
   std::erase_if(units, [](const auto* unit) { return !unit->is_released(); });
-  for (auto* unit : units) unit->allocate_full();
   for (auto* unit : units) {
+    if (!unit->uses_secondary(mode)) unit->state_ = UnitState::kSharded;
+    unit->is_exact_ =
+        !unit->travels_encoded(mode) || unit->options_.rests_encoded;
+    unit->rest_shard();
+    unit->allocate_full(unit->travels_encoded(mode));
     if (unit->shared_) unit->state_ = UnitState::kGathering;
   }
   std::erase_if(units, [](const auto* unit) { return unit->shared_; });
@@ -190,8 +229,8 @@ void ShardedUnit::begin_gather(std::vector<ShardedUnit*> units,
     const auto& first = *units.front();
     const auto others = std::stable_partition(
         units.begin(), units.end(), [&](const ShardedUnit* unit) {
-          return unit == &first ||
-                 (mode == GatherMode::kAllGather && unit->travels_with(first));
+          return unit == &first || (mode != GatherMode::kAllReduce &&
+                                    unit->travels_with(first, mode));
         });
     const std::vector<ShardedUnit*> together(units.begin(), others);
     const auto pending = std::make_shared<Pending>(gather(together, mode));
@@ -203,16 +242,29 @@ void ShardedUnit::begin_gather(std::vector<ShardedUnit*> units,
   }
 }
 
-bool ShardedUnit::travels_with(const ShardedUnit& other) const {
+bool ShardedUnit::travels_with(const ShardedUnit& other,
+                               GatherMode mode) const {
   return options_.dtype == other.options_.dtype && state_ == other.state_ &&
-         gather_groups() == other.gather_groups();
+         gather_groups(mode) == other.gather_groups(mode) &&
+         travels_encoded(mode) == other.travels_encoded(mode) &&
+         (!travels_encoded(mode) || options_.codec == other.options_.codec);
+}
+
+bool ShardedUnit::travels_encoded(GatherMode mode) const {
+  if (!options_.codec) return false;
+  return mode == GatherMode::kAllGather || options_.rests_encoded;
+}
+
+bool ShardedUnit::uses_secondary(GatherMode mode) const {
+  if (state_ != UnitState::kSecondary) return false;
+  return travels_encoded(mode) || !options_.codec;
 }
 
 c10::SmallVector<Group*, 2> ShardedUnit::gather_groups(GatherMode mode) const {
   const auto& groups = options_.groups;
   if (shared_) return {};
-  if (state_ == UnitState::kSecondary) return {groups.secondary};
-  if (groups.inter_node && mode == GatherMode::kAllGather) {
+  if (uses_secondary(mode)) return {groups.secondary};
+  if (groups.inter_node && mode != GatherMode::kAllReduce) {
     return {groups.inter_node, groups.intra_node};
   }
   return {groups.shard};
@@ -222,6 +274,7 @@ Pending ShardedUnit::gather(const std::vector<ShardedUnit*>& units,
                             GatherMode mode) {
   const auto& first = *units.front();
   const auto groups = first.gather_groups(mode);
+  if (first.travels_encoded(mode)) return gather_encoded(units);
   if (mode == GatherMode::kAllReduce) {
     zero_outside(first.full_, first.given_range());
     return all_reduce(*groups.front(), first.full_);
@@ -232,6 +285,29 @@ Pending ShardedUnit::gather(const std::vector<ShardedUnit*>& units,
   return groups.size() == 1
              ? all_gather_coalesced(*groups.front(), std::move(outputs))
              : all_gather_two_hops(*groups[0], *groups[1], std::move(outputs));
+}
+
+Pending ShardedUnit::gather_encoded(const std::vector<ShardedUnit*>& units) {
+  const auto& codec = *units.front()->options_.codec;
+  const auto groups = units.front()->gather_groups();
+  TORCH_INTERNAL_ASSERT(groups.size() == 1, "codecs know one hop");
+  std::vector<EncodedShards> gathered;
+  for (const auto* unit : units) {
+    const auto numel = unit->layout_.shard_numel;
+    const auto given = unit->given_range();
+    auto shards = empty_shards(unit->full_, unit->layout_.num_shards, codec);
+    const auto first = numel == 0 ? 0 : given.begin / numel;
+    const auto count = numel == 0 ? 0 : given.numel / numel;
+    if (unit->state_ == UnitState::kSecondary) {
+      shards.bytes_of(first, count).copy_(unit->secondary_);
+    } else if (unit->options_.rests_encoded) {
+      shards.bytes_of(first, count).copy_(unit->encoded_shard_);
+    } else {
+      encode_shards(shards, first, unit->shard_, codec);
+    }
+    gathered.push_back(std::move(shards));
+  }
+  return all_gather_encoded(*groups.front(), std::move(gathered), codec);
 }
 
 void ShardedUnit::finish_gather() {
@@ -275,6 +351,7 @@ void ShardedUnit::bump_versions() {
 
 void ShardedUnit::publish_shard() {
   check_state(state_ != UnitState::kGathering, "publish_shard");
+  rest_shard();
   bump_versions();
   if (shared_) shared_->publish();
   if (!options_.is_resident) {
@@ -295,7 +372,9 @@ void ShardedUnit::release() {
   if (options_.groups.secondary) {
     at::NoGradGuard no_grad;
     if (!secondary_.defined()) {
-      secondary_ = part(full_, secondary_range()).clone();
+      const auto values = part(full_, secondary_range());
+      secondary_ =
+          options_.codec ? encoded(secondary_range(), values) : values.clone();
     }
     state_ = UnitState::kSecondary;
   }
@@ -326,28 +405,33 @@ FlatRange ShardedUnit::given_range() const {
 }
 
 void ShardedUnit::publish_full(const std::vector<std::size_t>& params) {
-  check_state(state_ == UnitState::kUnsharded, "publish_full");
+  check_state(state_ == UnitState::kUnsharded && is_exact_, "publish_full");
   at::NoGradGuard no_grad;
   unshare();
   begin_update();
   for (const auto param : params) {
     const auto range = layout_.param_range(param);
     const auto values = part(full_, range);
-    if (shard_.defined()) copy_common(shard_, held_range(), values, range);
+    if (!options_.is_resident) {
+      copy_common(decoded_shard(), held_range(), values, range);
+    }
     if (master_bytes() > 0) copy_common(master_, owned_range(), values, range);
   }
+  rest_shard();
   secondary_.reset();
   bump_versions();
   if (shared_) shared_->publish();
 }
 
-void ShardedUnit::allocate_full() {
+// The own part of what travels encoded comes with the others.
+void ShardedUnit::allocate_full(bool is_encoded) {
   if (options_.is_resident) return;
   if (shared_) {
     lend_memory(full_, shared_memory());
     return;
   }
   give_memory(full_);
+  if (is_encoded) return;
   part(full_, given_range())
       .copy_(state_ == UnitState::kSecondary ? secondary_ : shard_);
 }
@@ -375,7 +459,8 @@ std::string ShardedUnit::access_error() const {
 }
 
 std::int64_t ShardedUnit::params_bytes() const {
-  return bytes_of(options_.is_resident ? full_ : shard_) + bytes_of(secondary_);
+  return bytes_of(options_.is_resident ? full_ : shard_) +
+         bytes_of(encoded_shard_) + bytes_of(secondary_);
 }
 
 std::int64_t ShardedUnit::full_bytes() const {

@@ -29,6 +29,12 @@
 //   secondary   full[j * T, (j + 1) * T), for rank j of a secondary group:
 //               a copy kept when the unit is released, so that it can be
 //               gathered again among few ranks until its values change.
+//
+// With a codec shards travel as its bytes, and `full` is what these come back
+// as, on every rank the same, while shard and master keep their precision; a
+// gather may ask for exact values instead. A secondary shard is bytes then, and
+// so is the shard of a unit that rests encoded. The codec gives bytes that were
+// decoded the same bytes again, so it does not matter who encodes.
 //   owned == round(master) to the unit's dtype, whenever no step is under
 //   way.
 //
@@ -83,6 +89,7 @@
 #include "comm/shared_array.h"
 #include "layout/unit_layout.h"
 #include "nfold/collectives.h"
+#include "nfold/quantization.h"
 #include "param/param_state.h"
 #include "param/unit_groups.h"
 
@@ -91,9 +98,10 @@ namespace nfold {
 enum class UnitState { kSharded, kGathering, kUnsharded, kSecondary };
 const char* name_of(UnitState state);
 
-// How the shards of all ranks become `full`. kAllReduce sums shards that are
-// zero everywhere else: more bytes, the same values.
-enum class GatherMode { kAllGather, kAllReduce };
+// How the shards of all ranks become `full`. kExact sends them as they rest
+// though the unit has a codec, from the primary shards. kAllReduce sums shards
+// that are zero everywhere else: more bytes, the same values; exact too.
+enum class GatherMode { kAllGather, kExact, kAllReduce };
 
 struct ShardedUnitOptions {
   std::string name;
@@ -108,7 +116,12 @@ struct ShardedUnitOptions {
   // be false too.
   bool is_resident = true;
   bool is_trained = true;  // false: no master, no grad
-  UnitGroups groups;       // needed to communicate only
+  // What shards travel in; symmetric. Not for resident units: their `full` is
+  // what this rank owns too.
+  std::optional<BlockCodec> codec{};
+  // The shard rests so too. Only for what is not trained.
+  bool rests_encoded = false;
+  UnitGroups groups;  // needed to communicate only
 
   bool operator==(const ShardedUnitOptions&) const = default;
 };
@@ -139,10 +152,14 @@ class ShardedUnit {
   bool is_released() const {
     return state_ == UnitState::kSharded || state_ == UnitState::kSecondary;
   }
+  // `full` has the values that rest in the shards, not what a codec made of
+  // them. Of a unit that is whole.
+  bool is_exact() const { return is_exact_; }
   // Counts publish_shard; readers on other ranks will wait for it.
   std::int64_t version() const { return version_; }
 
   const at::Tensor& full() const { return full_; }
+  // Of a unit that rests encoded: decoded, until it is gathered or published.
   at::Tensor owned() const;
   const at::Tensor& master() const { return master_; }
   // Undefined where `master` is `owned`: then nothing has to be rounded.
@@ -180,7 +197,8 @@ class ShardedUnit {
   void release();
   // Declares that `full` of an unsharded unit holds new values of these of its
   // parameters, the same on all ranks: shard and master follow. The unit stays
-  // unsharded. Bumps version counters as publish_shard does.
+  // unsharded. Bumps version counters as publish_shard does. With a codec full
+  // must be exact.
   void publish_full(const std::vector<std::size_t>& params);
   // Sets elements [begin, begin + numel) of a parameter, wherever they are held
   // here, before publish_initial. values: [numel], any dtype; rounded for the
@@ -212,13 +230,23 @@ class ShardedUnit {
   FlatRange secondary_range() const;
   static Pending gather(const std::vector<ShardedUnit*>& units,
                         GatherMode mode);
-  bool travels_with(const ShardedUnit& other) const;
+  static Pending gather_encoded(const std::vector<ShardedUnit*>& units);
+  bool travels_with(const ShardedUnit& other, GatherMode mode) const;
+  bool travels_encoded(GatherMode mode) const;
+  bool uses_secondary(GatherMode mode) const;
+  // Encodes the shard of a unit that rests encoded, if it has been decoded, or
+  // was never encoded: units are made with what they hold as it is.
+  void rest_shard();
+  // Of a range of whole shards, one after the other.
+  at::Tensor encoded(const FlatRange& range, const at::Tensor& values) const;
+  // As floats, in whatever form it rests.
+  const at::Tensor& decoded_shard() const;
   std::string access_error() const;
   void allocate_values();
   void allocate_shared();
   c10::DataPtr shared_memory() const;
   void allocate_grad();
-  void allocate_full();
+  void allocate_full(bool is_encoded);
   void free_full();
   void bump_versions();
   void check_state(bool is_allowed, const char* operation) const;
@@ -229,10 +257,14 @@ class ShardedUnit {
   UnitState state_ = UnitState::kUnsharded;
   std::int64_t version_ = 0;
   at::Tensor full_;
-  at::Tensor shard_;                     // undefined if resident
+  // Undefined if resident. Of a unit that rests encoded exactly one of the two
+  // is defined: which one changes what is held, not the values.
+  mutable at::Tensor shard_;
+  mutable at::Tensor encoded_shard_;
   std::shared_ptr<SharedArray> shared_;  // null if memory is not shared
   bool is_unshared_ = false;  // `full` has memory of its own all the same
   at::Tensor secondary_;      // undefined unless it has the current values
+  bool is_exact_ = true;
   at::Tensor master_;
   at::Tensor grad_;
   bool has_grad_ = false;

@@ -31,6 +31,10 @@ struct UnitGroups {
   // node * intra_node->size() + place. Both or neither.
   Group* inter_node = nullptr;
   Group* intra_node = nullptr;
+  // The shard group as rows and columns too, for quantized reductions: with the
+  // columns null if there is one row. Null: the shard group is one row.
+  Group* reduce_intra_node = nullptr;
+  Group* reduce_inter_node = nullptr;
   // Ranks that hold other parameters in the place of these: other experts,
   // other parts of a split layer. Null: there are none.
   Group* experts = nullptr;

@@ -138,6 +138,33 @@ TEST_F(TrainProgramTest, StartsFromTheWeightsOfAnotherRun) {
   EXPECT_EQ(metrics("stage3")[1]["loss"], metrics("stage0")[1]["loss"]);
 }
 
+// Weights in 8 bits, gradients in 4: the same loss in the end, nearly.
+TEST_F(TrainProgramTest, QuantizationLeavesTheLossWhereItWas) {
+  const auto final_loss = [&](const std::string& name,
+                              const std::vector<std::string>& keys) {
+    std::string command =
+        train(name, 2) +
+        " --set train.steps=80 --set train.eval_interval=80"
+        " --set engine.zero_optimization.stage=3"
+        " --set engine.zero_optimization.stage3_param_persistence_threshold=0";
+    for (const auto& key : keys) {
+      command += " --set engine.zero_optimization." + key;
+    }
+    const Outcome outcome = run(command);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    return metrics(name).back()["val_loss"].get<double>();
+  };
+  const auto exact = final_loss("exact", {});
+  const auto weights = final_loss("weights", {"zero_quantized_weights=true"});
+  const auto both = final_loss(
+      "both",
+      {"zero_hpz_partition_size=2", "zero_quantized_weights=true",
+       "zero_quantized_gradients=true", "zeropp_loco_param.err_beta=0.8"});
+  EXPECT_NE(weights, exact) << "nothing was quantized";
+  EXPECT_NEAR(weights, exact, 0.01 * exact);
+  EXPECT_NEAR(both, exact, 0.02 * exact);
+}
+
 // The same training whether ranks share out the experts or each has all; the
 // file of weights has all in both cases.
 TEST_F(TrainProgramTest, TrainsExpertsThatRanksShareOut) {
