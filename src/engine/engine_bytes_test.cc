@@ -32,24 +32,29 @@ Traffic traffic_of(BytesCase c) {
                  std::to_string(c.accumulation_steps);
   const auto config = config_of(c.text);
   std::vector<Traffic> traffics(static_cast<std::size_t>(c.num_ranks));
-  on_ranks(c.num_ranks, config, [&](World& world, Mesh& mesh) {
-    auto& traffic = traffics[static_cast<std::size_t>(world.rank())];
-    Tower model(24);
-    Engine engine(model, mesh, config);
-    for (const auto* unit : engine.impl().model().trained()) {
-      traffic.numel += unit->layout().numel();
-      if (traffic.num_units == 0) {
-        traffic.first_unit_numel = unit->layout().numel();
-      }
-      ++traffic.num_units;
-    }
-    traffic.num_buckets = traffic.num_units;  // of one element: one unit each
-    for (int step = 0; step < 2; ++step) {
-      for (int micro = 0; micro < c.accumulation_steps; ++micro) {
-        traffic.report = train_step(engine, model->loss(step + world.rank()));
-      }
-    }
-  });
+  on_ranks(
+      c.num_ranks, config,
+      [&](World& world, Mesh& mesh) {
+        auto& traffic = traffics[static_cast<std::size_t>(world.rank())];
+        Tower model(24);
+        Engine engine(model, mesh, config);
+        for (const auto* unit : engine.impl().model().trained()) {
+          traffic.numel += unit->layout().numel();
+          if (traffic.num_units == 0) {
+            traffic.first_unit_numel = unit->layout().numel();
+          }
+          ++traffic.num_units;
+        }
+        traffic.num_buckets =
+            traffic.num_units;  // of one element: one unit each
+        for (int step = 0; step < 2; ++step) {
+          for (int micro = 0; micro < c.accumulation_steps; ++micro) {
+            traffic.report =
+                train_step(engine, model->loss(step + world.rank()));
+          }
+        }
+      },
+      kOverGloo);
   for (const auto& traffic : traffics) {
     EXPECT_TRUE(traffic.report.is_boundary);
     for (int i = 0; i < kNumCollectives; ++i) {
@@ -221,17 +226,21 @@ TEST(EngineBytes, SmallGatherBucketsSendTheSameBytesInMoreCalls) {
 
 TEST(EngineBytes, GradientsOfUnusedUnitsAreNotSent) {
   const auto config = config_of({.zero = R"(, "reduce_bucket_size": 1)"});
-  on_ranks(2, config, [&](World& world, Mesh& mesh) {
-    Vectors model(std::vector<std::int64_t>{64, 64});
-    Engine engine(model, mesh, config);
-    // Rank 1 uses w0 only.
-    const auto loss = world.rank() == 0 ? model->loss(1) : model->term(0, 2);
-    const auto report = train_step(engine, loss);
-    const auto sent =
-        report.comm[static_cast<std::size_t>(Collective::kReduceScatter)];
-    EXPECT_EQ(sent.calls, 2);
-    EXPECT_EQ(sent.bytes, (world.rank() == 0 ? 2 : 1) * 32 * 4);
-  });
+  on_ranks(
+      2, config,
+      [&](World& world, Mesh& mesh) {
+        Vectors model(std::vector<std::int64_t>{64, 64});
+        Engine engine(model, mesh, config);
+        // Rank 1 uses w0 only.
+        const auto loss =
+            world.rank() == 0 ? model->loss(1) : model->term(0, 2);
+        const auto report = train_step(engine, loss);
+        const auto sent =
+            report.comm[static_cast<std::size_t>(Collective::kReduceScatter)];
+        EXPECT_EQ(sent.calls, 2);
+        EXPECT_EQ(sent.bytes, (world.rank() == 0 ? 2 : 1) * 32 * 4);
+      },
+      kOverGloo);
 }
 
 }  // namespace

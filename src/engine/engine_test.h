@@ -55,6 +55,9 @@ inline void on_ranks(int num_ranks, const Config& config,
       options);
 }
 
+// Units are gathered by collectives and take memory of their own while whole.
+inline constexpr ThreadWorldOptions kOverGloo{.transport = Transport::kGloo};
+
 // Text of the error that the call raises, or "" if it raises none.
 template <typename Call>
 std::string error_of(const Call& call) {

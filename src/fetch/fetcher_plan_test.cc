@@ -8,7 +8,7 @@ namespace {
 
 TEST(FetcherTest, TheFirstStepGathersOnDemandAndLaterOnesAhead) {
   for (const int num_ranks : {1, 2, 3, 4}) {
-    run_ranks(num_ranks, [](World& world) {
+    run_ranks_over_gloo(num_ranks, [](World& world) {
       FetchedLayers model(world, 4);
       auto counts = model.counts_of_step();
       EXPECT_EQ(counts.gathers, 4);
@@ -30,7 +30,7 @@ TEST(FetcherTest, TheFirstStepGathersOnDemandAndLaterOnesAhead) {
 TEST(FetcherTest, TheLiveBudgetHoldsInEveryStep) {
   for (const int num_ranks : {1, 2, 3}) {
     const auto numel = layer_numel(num_ranks);
-    run_ranks(num_ranks, [numel](World& world) {
+    run_ranks_over_gloo(num_ranks, [numel](World& world) {
       FetchedLayers model(world, 6, with_limits(3 * numel, numel, kNoLimit));
       for (int step = 0; step < 4; ++step) {
         model.fetcher().reset_peak();
@@ -47,7 +47,7 @@ TEST(FetcherTest, TheLiveBudgetHoldsInEveryStep) {
 
 TEST(FetcherTest, ABudgetOfOneUnitWorksWithoutPrefetching) {
   const auto numel = layer_numel(2);
-  run_ranks(2, [numel](World& world) {
+  run_ranks_over_gloo(2, [numel](World& world) {
     FetchedLayers model(world, 4, with_limits(numel, kNoLimit, kNoLimit));
     for (int step = 0; step < 3; ++step) {
       const auto counts = model.counts_of_step();
@@ -62,7 +62,7 @@ TEST(FetcherTest, ABudgetOfOneUnitWorksWithoutPrefetching) {
 TEST(FetcherTest, WithoutReuseEachUseGathers) {
   for (const int num_ranks : {1, 2}) {
     const auto numel = layer_numel(num_ranks);
-    run_ranks(num_ranks, [numel](World& world) {
+    run_ranks_over_gloo(num_ranks, [numel](World& world) {
       FetchedLayers model(world, 4, with_limits(kNoLimit, numel, 0));
       for (int step = 0; step < 4; ++step) {
         model.fetcher().reset_peak();
@@ -79,7 +79,7 @@ TEST(FetcherTest, WithoutReuseEachUseGathers) {
 
 TEST(FetcherTest, AReuseDistanceKeepsWhatIsUsedAgainSoon) {
   const auto numel = layer_numel(2);
-  run_ranks(2, [numel](World& world) {
+  run_ranks_over_gloo(2, [numel](World& world) {
     // Backward reaches the last two layers within one layer's elements.
     FetchedLayers model(world, 4, with_limits(kNoLimit, 0, numel));
     model.step();
@@ -88,7 +88,7 @@ TEST(FetcherTest, AReuseDistanceKeepsWhatIsUsedAgainSoon) {
 }
 
 TEST(FetcherTest, LayersMayBeUsedAgainInOneForward) {
-  run_ranks(2, [](World& world) {
+  run_ranks_over_gloo(2, [](World& world) {
     const auto numel = layer_numel(2);
     for (const auto reuse : {std::int64_t{0}, numel, kNoLimit}) {
       FetchedLayers model(world, 3, with_limits(2 * numel, numel, reuse));
@@ -100,7 +100,7 @@ TEST(FetcherTest, LayersMayBeUsedAgainInOneForward) {
 }
 
 TEST(FetcherTest, MicroStepsAreOneTrace) {
-  run_ranks(2, [](World& world) {
+  run_ranks_over_gloo(2, [](World& world) {
     const auto numel = layer_numel(2);
     FetchedLayers model(world, 3, with_limits(2 * numel, numel, kNoLimit));
     for (int step = 0; step < 3; ++step) {
@@ -123,7 +123,7 @@ TEST(FetcherTest, MicroStepsAreOneTrace) {
 }
 
 TEST(FetcherTest, EvaluationBetweenStepsDoesNotChangeThePlan) {
-  run_ranks(2, [](World& world) {
+  run_ranks_over_gloo(2, [](World& world) {
     const auto numel = layer_numel(2);
     FetchedLayers model(world, 4, with_limits(2 * numel, numel, kNoLimit));
     const auto evaluate = [&](const Order& order) {
@@ -152,7 +152,7 @@ TEST(FetcherTest, EvaluationBetweenStepsDoesNotChangeThePlan) {
 
 // As a custom autograd function does in its forward.
 TEST(FetcherTest, AccessesWithoutGradModeInsideOfForwardArePlanned) {
-  run_ranks(2, [](World& world) {
+  run_ranks_over_gloo(2, [](World& world) {
     const auto numel = layer_numel(2);
     FetchedLayers model(world, 4, with_limits(2 * numel, numel, kNoLimit));
     const auto step = [&] {
@@ -180,7 +180,7 @@ TEST(FetcherTest, AccessesWithoutGradModeInsideOfForwardArePlanned) {
 
 TEST(FetcherTest, ABranchOfEvenStepsOnlyIsFollowed) {
   for (const int num_ranks : {1, 2, 3}) {
-    run_ranks(num_ranks, [](World& world) {
+    run_ranks_over_gloo(num_ranks, [](World& world) {
       const auto numel = layer_numel(world.size());
       for (const auto reuse : {std::int64_t{0}, kNoLimit}) {
         FetchedLayers model(world, 5, with_limits(3 * numel, numel, reuse));
@@ -195,7 +195,7 @@ TEST(FetcherTest, ABranchOfEvenStepsOnlyIsFollowed) {
 }
 
 TEST(FetcherTest, ADeviationCostsMissesOnceAndThenIsPlanned) {
-  run_ranks(2, [](World& world) {
+  run_ranks_over_gloo(2, [](World& world) {
     const auto numel = layer_numel(2);
     FetchedLayers model(world, 4, with_limits(2 * numel, numel, kNoLimit));
     model.step();

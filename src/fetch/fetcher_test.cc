@@ -22,7 +22,7 @@ using ::testing::Not;
 void expect_divergence(
     int num_ranks, FetcherOptions options,
     const std::function<at::Tensor(FetchedLayers&, Order)>& use) {
-  run_ranks(num_ranks, [&](World& world) {
+  run_ranks_over_gloo(num_ranks, [&](World& world) {
     FetchedLayers model(world, 2, options);
     model.step();
     model.fetcher().set_position("step 7");
@@ -58,7 +58,7 @@ TEST(FetcherTest, RanksThatDivergeInBackwardRaiseToo) {
 }
 
 TEST(FetcherTest, RanksWithDifferentPlansRaise) {
-  run_ranks(2, [](World& world) {
+  run_ranks_over_gloo(2, [](World& world) {
     FetchedLayers model(world, 2);
     // Alike as far as gathers go, but not in what follows from them.
     model.step(world.rank() == 0 ? Order{0, 1} : Order{0, 1, 0});
@@ -69,7 +69,7 @@ TEST(FetcherTest, RanksWithDifferentPlansRaise) {
 }
 
 TEST(FetcherTest, ALiveBudgetBelowTheLargestUnitIsRaisedToIt) {
-  run_ranks(2, [](World& world) {
+  run_ranks_over_gloo(2, [](World& world) {
     FetchedLayers model(world, 3, with_limits(1, kNoLimit, kNoLimit));
     for (int step = 0; step < 3; ++step) {
       EXPECT_EQ(model.counts_of_step().peak_bytes, model.bytes());
@@ -78,7 +78,7 @@ TEST(FetcherTest, ALiveBudgetBelowTheLargestUnitIsRaisedToIt) {
 }
 
 TEST(FetcherTest, NegativeLimitsAreErrors) {
-  run_ranks(1, [](World& world) {
+  run_ranks_over_gloo(1, [](World& world) {
     for (const auto& options : {with_limits(-1, 0, 0), with_limits(0, -1, 0),
                                 with_limits(0, 0, -1)}) {
       EXPECT_THAT(
@@ -89,7 +89,7 @@ TEST(FetcherTest, NegativeLimitsAreErrors) {
 }
 
 TEST(FetcherTest, SequentialModeGathersOneUnitAtATime) {
-  run_ranks(2, [](World& world) {
+  run_ranks_over_gloo(2, [](World& world) {
     FetcherOptions options;
     options.is_sequential = true;
     FetchedLayers model(world, 4, options);
@@ -102,7 +102,7 @@ TEST(FetcherTest, SequentialModeGathersOneUnitAtATime) {
 
 TEST(FetcherTest, AllReduceModeGivesTheSameValues) {
   for (const int num_ranks : {2, 3}) {
-    run_ranks(num_ranks, [](World& world) {
+    run_ranks_over_gloo(num_ranks, [](World& world) {
       const auto numel = layer_numel(world.size());
       auto options = with_limits(2 * numel, numel, kNoLimit);
       options.gather_mode = GatherMode::kAllReduce;
@@ -116,7 +116,7 @@ TEST(FetcherTest, AllReduceModeGivesTheSameValues) {
 }
 
 TEST(FetcherTest, CheckIdleNamesWhatIsInUse) {
-  run_ranks(2, [](World& world) {
+  run_ranks_over_gloo(2, [](World& world) {
     FetchedLayers model(world, 2);
     model.fetcher().set_position("step 3");
     EXPECT_NO_THROW(model.fetcher().check_idle("Engine::step"));
@@ -134,7 +134,7 @@ TEST(FetcherTest, CheckIdleNamesWhatIsInUse) {
 }
 
 TEST(FetcherTest, WhereTellsRankAndPosition) {
-  run_ranks(2, [](World& world) {
+  run_ranks_over_gloo(2, [](World& world) {
     FetchedLayers model(world, 1);
     EXPECT_EQ(model.fetcher().where(),
               fmt::format("[rank {}] before the first step", world.rank()));
@@ -146,7 +146,7 @@ TEST(FetcherTest, WhereTellsRankAndPosition) {
 }
 
 TEST(FetcherTest, WhatIsPinnedStaysWholeUntilTheLastPinGoes) {
-  run_ranks(2, [](World& world) {
+  run_ranks_over_gloo(2, [](World& world) {
     const auto numel = layer_numel(2);
     FetchedLayers model(world, 3, with_limits(numel, 0, 0));
     const auto& unit = *model.units[0];
@@ -169,7 +169,7 @@ TEST(FetcherTest, WhatIsPinnedStaysWholeUntilTheLastPinGoes) {
 }
 
 TEST(FetcherTest, UnitsThatWerePinnedWhenTheirTimeWasUpAreReleasedLater) {
-  run_ranks(2, [](World& world) {
+  run_ranks_over_gloo(2, [](World& world) {
     FetchedLayers model(world, 4, with_limits(kNoLimit, 0, 0));
     // Layers 0 and 1 in one operator, then the others.
     const auto use = [&] {
@@ -190,7 +190,7 @@ TEST(FetcherTest, UnitsThatWerePinnedWhenTheirTimeWasUpAreReleasedLater) {
 }
 
 TEST(FetcherTest, DiscardDropsWhatWasWrittenMeanwhile) {
-  run_ranks(2, [](World& world) {
+  run_ranks_over_gloo(2, [](World& world) {
     FetchedLayers model(world, 2);
     auto& fetcher = model.fetcher();
     const std::vector<ShardedUnit*> units{model.pointers[0]};
@@ -207,7 +207,7 @@ TEST(FetcherTest, DiscardDropsWhatWasWrittenMeanwhile) {
 }
 
 TEST(FetcherTest, ResidentUnitsAreWatchedButNeverFetched) {
-  run_ranks(2, [](World& world) {
+  run_ranks_over_gloo(2, [](World& world) {
     const auto small = trained_values({3}, 9);
     auto options = testing::watched_options(world, "small", small);
     options.is_resident = true;
@@ -231,7 +231,7 @@ TEST(FetcherTest, ResidentUnitsAreWatchedButNeverFetched) {
 }
 
 TEST(FetcherTest, WithoutTheFetcherParametersAreNotFetched) {
-  run_ranks(2, [](World& world) {
+  run_ranks_over_gloo(2, [](World& world) {
     FetchedLayers model(world, 1);
     model.step();
     EXPECT_NO_THROW(model.fetcher().verify());
@@ -249,7 +249,7 @@ TEST(FetcherTest, WithoutTheFetcherParametersAreNotFetched) {
 }
 
 TEST(FetcherTest, ManyThreadsMayUseParametersAtOnce) {
-  run_ranks(1, [](World& world) {
+  run_ranks_over_gloo(1, [](World& world) {
     const auto numel = layer_numel(1);
     FetchedLayers model(world, 5, with_limits(2 * numel, numel, kNoLimit));
     std::vector<double> sums;

@@ -231,7 +231,7 @@ TEST(RestingEncodedTest, IsEncodedOnceAllIsThere) {
       late.write_param(0, begin, coded.values.narrow(0, begin, numel));
     }
     EXPECT_EQ(late.params_bytes(), late.layout().shard_numel * 4);
-    late.rest_shard();
+    late.publish_initial();
     EXPECT_EQ(late.params_bytes(), coded.shard_bytes());
     gather_now({&late});
     EXPECT_TRUE(at::equal(late.params()[0].tensor().detach(), coded.decoded()));

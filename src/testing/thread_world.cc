@@ -105,4 +105,10 @@ void run_ranks(int num_ranks, const std::function<void(World&)>& body,
   if (run->first_error) std::rethrow_exception(run->first_error);
 }
 
+void run_ranks_over_gloo(int num_ranks, const std::function<void(World&)>& body,
+                         ThreadWorldOptions options) {
+  options.transport = Transport::kGloo;
+  run_ranks(num_ranks, body, options);
+}
+
 }  // namespace nfold

@@ -40,4 +40,9 @@ struct ThreadWorldOptions {
 void run_ranks(int num_ranks, const std::function<void(World&)>& body,
                const ThreadWorldOptions& options = {});
 
+// As above over gloo, for tests of what goes from rank to rank when ranks do
+// not share memory: gathers as collectives, and the memory that they take.
+void run_ranks_over_gloo(int num_ranks, const std::function<void(World&)>& body,
+                         ThreadWorldOptions options = {});
+
 }  // namespace nfold

@@ -1,0 +1,190 @@
+// Stage 3 where ranks share memory: gathers need no partner.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "engine/engine_test.h"
+
+namespace nfold {
+namespace {
+
+using ::testing::HasSubstr;
+using namespace nfold::testing;
+
+constexpr ThreadWorldOptions kShared{.transport = Transport::kShm};
+
+Config released_units(const std::string& more_zero = "") {
+  return stage3_config(more_zero);
+}
+
+// Of a tower: its blocks and the head.
+constexpr std::int64_t kNumUnits = 6;
+
+class SharedGather : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Ranks, SharedGather, ::testing::Values(2, 3, 4));
+
+// A tower of which each rank uses other blocks, each as often as it likes.
+at::Tensor branching_loss(TowerImpl& tower, int rank, int step) {
+  auto x = torch::cos(torch::arange(2 * tower.width) * 0.3 + rank + step)
+               .view({2, tower.width});
+  for (std::size_t i = 0; i < tower.blocks->size(); ++i) {
+    const auto times = (static_cast<int>(i) + rank + step) % 3;
+    for (int time = 0; time < times; ++time) {
+      x = torch::tanh(tower.blocks[i]->as<torch::nn::Linear>()->forward(x));
+    }
+  }
+  return tower.head(x).square().mean();
+}
+
+std::vector<at::Tensor> trained_on_branches(const Config& config,
+                                            int num_ranks) {
+  std::vector<at::Tensor> params;
+  on_ranks(
+      num_ranks, config,
+      [&](World& world, Mesh& mesh) {
+        Tower model(16);
+        Engine engine(model, mesh, config);
+        for (int step = 0; step < 8; ++step) {
+          train_step(engine, branching_loss(*model, world.rank(), step));
+        }
+        for (const auto& param : model->parameters()) {
+          auto value = safe_get_full_fp32_param(engine, param);
+          if (world.rank() == 0) params.push_back(std::move(value));
+        }
+      },
+      kShared);
+  return params;
+}
+
+TEST_P(SharedGather, RanksMayTakeDifferentBranches) {
+  const auto sharded = trained_on_branches(released_units(), GetParam());
+  const auto whole = trained_on_branches(
+      config_of({.stage = 0, .optimizer = kAdamW}), GetParam());
+  ASSERT_EQ(sharded.size(), whole.size());
+  for (std::size_t i = 0; i < whole.size(); ++i) {
+    EXPECT_TRUE(same_bits(sharded[i], whole[i])) << i;
+  }
+}
+
+TEST_P(SharedGather, RanksMayGenerateTextsOfDifferentLengths) {
+  const auto config = released_units();
+  on_ranks(
+      GetParam(), config,
+      [&](World& world, Mesh& mesh) {
+        Tower model(16);
+        Engine engine(model, mesh, config);
+        for (int step = 0; step < 4; ++step) {
+          train_step(engine, model->loss(step));
+          torch::NoGradGuard no_grad;
+          auto x = torch::ones({1, 16});
+          for (int i = 0; i < 3 * world.rank() + step; ++i) {
+            x = model->forward(x).sum() * torch::ones({1, 16});
+            ASSERT_TRUE(torch::isfinite(x).all().item<bool>());
+          }
+        }
+      },
+      kShared);
+}
+
+TEST_P(SharedGather, NothingIsSentAndNothingIsHeldToGather) {
+  const auto config = released_units();
+  on_ranks(
+      GetParam(), config,
+      [&](World& world, Mesh& mesh) {
+        Tower model(16);
+        Engine engine(model, mesh, config);
+        StepReport report;
+        for (int step = 0; step < 2; ++step) {
+          report = train_step(engine, model->loss(step));
+        }
+        EXPECT_EQ(
+            report.comm[static_cast<std::size_t>(Collective::kAllGather)].bytes,
+            kNumUnits * (world.size() - 1) * 2 * 8)
+            << "the sums of the norm only";
+        EXPECT_EQ(report.memory.gathered_peak_bytes, 0);
+      },
+      kShared);
+}
+
+TEST_P(SharedGather, AScopeIsSeenByOthersOnlyOnceItIsClosed) {
+  const auto config = released_units();
+  on_ranks(
+      GetParam(), config,
+      [&](World& world, Mesh& mesh) {
+        Tower model(16);
+        Engine engine(model, mesh, config);
+        auto weight = model->head->weight;
+        const auto before = safe_get_full_fp32_param(engine, weight);
+        {
+          GatheredParameters scope({weight}, {.modifier_rank = 1});
+          torch::NoGradGuard no_grad;
+          weight.fill_(world.rank() + 1);
+          barrier(world.group()).wait();
+          EXPECT_EQ(weight.min().item<float>(), world.rank() + 1);
+        }
+        EXPECT_EQ(weight.detach().min().item<float>(), 2);
+        EXPECT_EQ(weight.detach().max().item<float>(), 2);
+        train_step(engine, model->loss(0));
+        EXPECT_FALSE(
+            torch::equal(safe_get_full_fp32_param(engine, weight), before));
+      },
+      kShared);
+}
+
+TEST_P(SharedGather, SettersOfOneRankReachAll) {
+  const auto config = released_units();
+  on_ranks(
+      GetParam(), config,
+      [&](World&, Mesh& mesh) {
+        Tower model(16);
+        Engine engine(model, mesh, config);
+        auto weight = model->head->weight;
+        for (int round = 0; round < 5; ++round) {
+          safe_set_full_fp32_param(
+              engine, weight, torch::full_like(torch::empty({3, 16}), round));
+          torch::NoGradGuard no_grad;
+          EXPECT_EQ((weight * 1).min().item<float>(), round);
+        }
+      },
+      kShared);
+}
+
+// What an evaluation on one rank alone would need of the others: nothing.
+TEST_P(SharedGather, OneRankMayEvaluateAlone) {
+  const auto config = released_units();
+  on_ranks(
+      GetParam(), config,
+      [&](World& world, Mesh& mesh) {
+        Tower model(16);
+        Engine engine(model, mesh, config);
+        float before = 0;
+        for (int step = 0; step < 3; ++step) {
+          if (world.rank() == 0) {
+            torch::NoGradGuard no_grad;
+            const auto value = model->loss(7).item<float>();
+            EXPECT_NE(value, before);
+            before = value;
+          }
+          train_step(engine, model->loss(step));
+        }
+      },
+      kShared);
+}
+
+TEST(SharedGatherErrors, ARankThatDoesNotStepIsNamed) {
+  const auto config = released_units(R"(, "overlap_comm": false)");
+  run_ranks(
+      2,
+      [&](World& world) {
+        Mesh mesh(world, config);
+        Tower model(16);
+        Engine engine(model, mesh, config);
+        if (world.rank() == 1) return;  // leaves
+        EXPECT_THAT(error_of([&] { train_step(engine, model->loss(0)); }),
+                    HasSubstr("rank 1"));
+      },
+      kShared);
+}
+
+}  // namespace
+}  // namespace nfold
