@@ -92,17 +92,21 @@ CommCounts Group::counts() const { return impl_->counts(); }
 std::chrono::nanoseconds Group::busy_time() const { return impl_->busy_time(); }
 
 std::unique_ptr<Group> make_group(GroupSpec spec,
-                                  std::unique_ptr<GroupTransport> transport) {
+                                  std::unique_ptr<GroupTransport> transport,
+                                  std::unique_ptr<GroupWorker> worker) {
   check_spec(spec, transport != nullptr);
-  return std::make_unique<Group>(
-      std::make_unique<GroupImpl>(std::move(spec), std::move(transport)));
+  return std::make_unique<Group>(std::make_unique<GroupImpl>(
+      std::move(spec), std::move(transport), std::move(worker)));
 }
 
-GroupImpl::GroupImpl(GroupSpec spec, std::unique_ptr<GroupTransport> transport)
-    : spec_(std::move(spec)), transport_(std::move(transport)) {
-  if (size() == 1) return;
-  worker_ = std::make_unique<GroupWorker>(spec_.name);
-  worker_->run([this] { transport_->open(); });
+GroupImpl::GroupImpl(GroupSpec spec, std::unique_ptr<GroupTransport> transport,
+                     std::unique_ptr<GroupWorker> worker)
+    : spec_(std::move(spec)),
+      transport_(std::move(transport)),
+      worker_(std::move(worker)) {
+  if (size() > 1 && !worker_) {
+    worker_ = std::make_unique<GroupWorker>(spec_.name);
+  }
 }
 
 GroupImpl::~GroupImpl() {

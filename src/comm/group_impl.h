@@ -60,10 +60,12 @@ struct GroupSpec {
   c10::intrusive_ptr<c10d::Store> store{};
 };
 
-// The transport may be null for one rank. Raises c10::ValueError when the spec
+// The transport may be null for one rank, and so may the worker: one is made
+// where it is needed. Raises c10::ValueError when the spec
 // contradicts itself.
-std::unique_ptr<Group> make_group(GroupSpec spec,
-                                  std::unique_ptr<GroupTransport> transport);
+std::unique_ptr<Group> make_group(
+    GroupSpec spec, std::unique_ptr<GroupTransport> transport,
+    std::unique_ptr<GroupWorker> worker = nullptr);
 
 class GroupImpl {
  public:
@@ -71,7 +73,8 @@ class GroupImpl {
   using Body =
       std::function<std::int64_t(GroupTransport&, const CollectiveCall& call)>;
 
-  GroupImpl(GroupSpec spec, std::unique_ptr<GroupTransport> transport);
+  GroupImpl(GroupSpec spec, std::unique_ptr<GroupTransport> transport,
+            std::unique_ptr<GroupWorker> worker);
   // Runs what was issued, to its end or its time-out.
   ~GroupImpl();
 

@@ -2,6 +2,8 @@
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 
+#include <functional>
+#include <future>
 #include <string>
 #include <utility>
 #include <vector>
@@ -47,11 +49,21 @@ std::string verdict_of(c10d::Store& store, int num_ranks,
   return kFine;
 }
 
+void run_on(GroupWorker& worker, const std::function<void()>& job) {
+  std::promise<void> done;
+  worker.run([&] {
+    job();
+    done.set_value();
+  });
+  done.get_future().wait();
+}
+
 }  // namespace
 
-std::shared_ptr<ShmChannel> make_shm_channel(
-    c10d::Store& store, const PeerNames& names,
-    std::chrono::milliseconds timeout) {
+std::shared_ptr<ShmChannel> make_shm_channel(c10d::Store& store,
+                                             const PeerNames& names,
+                                             std::chrono::milliseconds timeout,
+                                             GroupWorker& worker) {
   const auto size = static_cast<int>(names.global_ranks.size());
   const std::size_t num_bytes = ShmChannel::bytes_for(size);
   const bool is_maker = names.rank == 0;
@@ -68,6 +80,9 @@ std::shared_ptr<ShmChannel> make_shm_channel(
     TORCH_CHECK(name.front() != kError, name.substr(1));
     channel = std::make_shared<ShmChannel>(SharedSegment::open(name, num_bytes),
                                            names, timeout);
+    // Before anyone may wait for this rank: else one that died in between
+    // would be taken for one that is yet to come.
+    run_on(worker, [&] { channel->open(); });
   } catch (const std::exception& error) {
     entry = error_entry(names, error);
     if (is_maker) set_entry(store, kNameKey, entry);
@@ -79,6 +94,9 @@ std::shared_ptr<ShmChannel> make_shm_channel(
     set_entry(store, kVerdictKey, verdict);
   }
   const std::string verdict = entry_of(store, kVerdictKey, timeout);
+  if (verdict != kFine && channel) {
+    run_on(worker, [&] { channel->close(); });
+  }
   TORCH_CHECK(verdict == kFine, verdict.substr(1));
   return channel;
 }

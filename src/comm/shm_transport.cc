@@ -81,7 +81,6 @@ class ShmTransport : public GroupTransport {
 
   const char* name() const override { return "shm"; }
   std::shared_ptr<ShmChannel> shm_channel() const override { return channel_; }
-  void open() override { channel_->open(); }
   void close() noexcept override { channel_->close(); }
 
   std::int64_t all_gather(const CollectiveCall& call,

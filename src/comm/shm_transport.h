@@ -4,7 +4,8 @@
 // copies what it gives into its slot, the others read it there. No message, no
 // copy through the kernel, and sums read every contribution where it lies.
 //
-//   auto transport = make_shm_transport(store, names, timeout);
+//   auto transport = make_shm_transport(
+//       make_shm_channel(store, names, timeout, worker));
 //
 // Steps of one phase each, with half-slots of K bytes and N ranks (see
 // shm_channel.h):
@@ -26,6 +27,7 @@
 #include <memory>
 #include <torch/csrc/distributed/c10d/Store.hpp>
 
+#include "comm/group_worker.h"
 #include "comm/peer_errors.h"
 #include "comm/shm_channel.h"
 #include "comm/transport.h"
@@ -33,11 +35,13 @@
 namespace nfold {
 
 // Collective over the group, whose ranks must be on one host; `store` is a
-// name space of its own. Raises c10::Error on every rank when one of them could
-// not take part, with that rank's reason.
+// name space of its own. The worker's thread, which runs the collectives later,
+// stands for this rank: peers notice when it ends. Raises c10::Error on every
+// rank when one of them could not take part, with that rank's reason.
 std::shared_ptr<ShmChannel> make_shm_channel(c10d::Store& store,
                                              const PeerNames& names,
-                                             std::chrono::milliseconds timeout);
+                                             std::chrono::milliseconds timeout,
+                                             GroupWorker& worker);
 
 std::unique_ptr<GroupTransport> make_shm_transport(
     std::shared_ptr<ShmChannel> channel);

@@ -36,9 +36,6 @@ class GroupTransport {
   // What the ranks share memory through; null where they do not.
   virtual std::shared_ptr<ShmChannel> shm_channel() const { return nullptr; }
 
-  // First of all, on the thread that stands for this rank from then on.
-  virtual void open() {}
-
   // The shard of this rank is there on entry; all others arrive.
   virtual std::int64_t all_gather(const CollectiveCall& call,
                                   const std::vector<FlatView>& flats) = 0;
@@ -57,8 +54,8 @@ class GroupTransport {
                                   const FlatView& input) = 0;
   virtual std::int64_t barrier(const CollectiveCall& call) = 0;
 
-  // Last, or after an error, on that thread: peers that wait for this rank find
-  // out that it will not come. Idempotent.
+  // Last, or after an error: peers that wait for this rank find out that it
+  // will not come. Idempotent.
   virtual void close() noexcept = 0;
 };
 

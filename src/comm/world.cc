@@ -89,7 +89,8 @@ struct World::Impl {
   // must.
   std::unique_ptr<GroupTransport> shm_transport_of(const GroupSpec& spec,
                                                    c10d::Store& group_store,
-                                                   Transport transport) const;
+                                                   Transport transport,
+                                                   GroupWorker& worker) const;
   bool is_one_host(const std::vector<int>& ranks) const;
   // Of each of the ranks; empty if all are on one host.
   std::vector<std::string> host_names_of(const std::vector<int>& ranks) const;
@@ -170,8 +171,8 @@ std::string World::Impl::interface_hint(const std::vector<int>& ranks) const {
 }
 
 std::unique_ptr<GroupTransport> World::Impl::shm_transport_of(
-    const GroupSpec& spec, c10d::Store& group_store,
-    Transport transport) const {
+    const GroupSpec& spec, c10d::Store& group_store, Transport transport,
+    GroupWorker& worker) const {
   if (transport == Transport::kGloo) return nullptr;
   const bool is_wanted = transport == Transport::kShm;
   if (!is_one_host(spec.global_ranks)) {
@@ -184,7 +185,7 @@ std::unique_ptr<GroupTransport> World::Impl::shm_transport_of(
   try {
     const PeerNames names{spec.rank, spec.global_ranks};
     return make_shm_transport(
-        make_shm_channel(group_store, names, options.timeout));
+        make_shm_channel(group_store, names, options.timeout, worker));
   } catch (const c10::Error& error) {
     if (is_wanted) throw;
     if (spec.rank == 0) {
@@ -213,15 +214,19 @@ std::unique_ptr<Group> World::Impl::make_group_of(const std::string& name,
   auto group_store = c10::make_intrusive<c10d::PrefixStore>(
       fmt::format("group/{}/{}", number, name), store);
   spec.store = c10::make_intrusive<c10d::PrefixStore>("failure", group_store);
-  auto shm = shm_transport_of(spec, *group_store, transport);
-  if (shm) return make_group(std::move(spec), std::move(shm));
+  auto worker = std::make_unique<GroupWorker>(name);
+  auto shm = shm_transport_of(spec, *group_store, transport, *worker);
+  if (shm) {
+    return make_group(std::move(spec), std::move(shm), std::move(worker));
+  }
   GroupLink link;
   link.names = {spec.rank, ranks, spec.host_names};
   link.timeout = options.timeout;
   link.backend =
       make_gloo_backend(group_store, spec.rank, static_cast<int>(ranks.size()),
                         options.timeout, interface_hint(ranks));
-  return make_group(std::move(spec), make_message_transport(std::move(link)));
+  return make_group(std::move(spec), make_message_transport(std::move(link)),
+                    std::move(worker));
 }
 
 const char* name_of(Transport transport) {

@@ -72,7 +72,7 @@ TEST(InterceptorMisuseTest, WritingIsAnErrorThatNamesTheParameter) {
 }
 
 TEST(InterceptorMisuseTest, WritingIsAllowedToAUnitThatIsWritable) {
-  run_ranks(2, [](World& world) {
+  run_ranks_over_gloo(2, [](World& world) {
     WriteTargets targets(world);
     auto& interceptor = dispatch_interceptor();
     const torch::NoGradGuard no_grad;
@@ -181,7 +181,7 @@ TEST(InterceptorMisuseTest, FindTellsTheUnitOfAParameterAndOfItsViews) {
 }
 
 TEST(InterceptorMisuseTest, WithoutTheWatchTensorsAreLikeOthers) {
-  run_ranks(2, [](World& world) {
+  run_ranks_over_gloo(2, [](World& world) {
     WriteTargets targets(world);
     const auto view = targets.w0.t();
     dispatch_interceptor().unwatch(*targets.first);

@@ -262,7 +262,7 @@ TEST(ReleasedUnitTest, ComingAndGoingDisturbsNeitherViewsNorVersions) {
 }
 
 TEST(ReleasedUnitTest, AGatherThatFailsRaisesAndLeavesTheUnitGathering) {
-  run_ranks(2, [](World& world) {
+  run_ranks_over_gloo(2, [](World& world) {
     ShardedUnit unit({make_param("p", torch::ones({64 + 64 * world.rank()}))},
                      released_options(world));
     ShardedUnit::begin_gather({&unit});
@@ -302,7 +302,7 @@ TEST(ReleasedUnitTest, GatheringAfterPublishShardGivesTheNewValues) {
 
 TEST(ReleasedUnitTest, PublishFullTakesOverTheNamedParametersOnly) {
   for (const int num_ranks : {1, 2, 3, 4}) {
-    run_ranks(num_ranks, [](World& world) {
+    run_ranks_over_gloo(num_ranks, [](World& world) {
       for (const auto dtype : {at::kFloat, at::kBFloat16}) {
         auto params = odd_params();
         ShardedUnit unit(params, released_options(world, dtype));
@@ -353,7 +353,7 @@ TEST(ReleasedUnitTest, InTheMastersDtypeTheMasterIsTheShard) {
 }
 
 TEST(ReleasedUnitTest, UnitsOfOneDtypeAreGatheredInOneCollective) {
-  run_ranks(3, [](World& world) {
+  run_ranks_over_gloo(3, [](World& world) {
     const auto options = [&](at::ScalarType dtype) {
       return released_options(world, dtype);
     };
