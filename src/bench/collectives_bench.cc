@@ -7,6 +7,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <utility>
 
 #include "bench/plain_loops.h"
@@ -21,7 +22,7 @@ constexpr std::int64_t kElementBytes = sizeof(float);
 // One way for bytes between ranks, and memory that suits it.
 struct Way {
   std::string name;
-  Group* group = nullptr;
+  std::shared_ptr<Group> group;
   std::function<at::Tensor(std::int64_t numel)> make_buffer;
 };
 
@@ -31,7 +32,17 @@ std::vector<Way> ways_of(const World& world) {
   const auto plain = [](std::int64_t numel) {
     return at::empty({numel}, at::kFloat);
   };
-  return {{"gloo", &world.group(), plain}};
+  std::vector<int> all(static_cast<std::size_t>(world.size()));
+  std::iota(all.begin(), all.end(), 0);
+  std::vector<Way> ways{{world.group().transport(),
+                         std::shared_ptr<Group>(&world.group(), [](Group*) {}),
+                         plain}};
+  if (ways.front().name != name_of(Transport::kGloo)) {
+    ways.push_back({name_of(Transport::kGloo),
+                    world.new_group("bench_gloo", all, Transport::kGloo),
+                    plain});
+  }
+  return ways;
 }
 
 // One cell of the table: what is timed, on this rank.
@@ -111,11 +122,11 @@ std::vector<Cell> cells_of(const std::vector<Way>& ways, const World& world,
       }
       for (const Collective collective : options.collectives) {
         Cell cell = base;
-        cell.group = way.group;
+        cell.group = way.group.get();
         cell.row.collective = collective;
         cell.row.transport = way.name;
         cell.row.moved_bytes = moved_bytes(collective, size, world.size());
-        cell.call = call_of(collective, way.group, pair);
+        cell.call = call_of(collective, way.group.get(), pair);
         cells.push_back(std::move(cell));
       }
     }

@@ -195,26 +195,38 @@ Pending reduce_scatter(Group& group, at::Tensor output, at::Tensor input,
 }
 
 Pending reduce_scatter_coalesced(Group& group, std::vector<at::Tensor> inputs,
-                                 bool is_empty) {
+                                 bool is_empty,
+                                 std::vector<at::Tensor> outputs) {
   const Checker check(group, Collective::kReduceScatter);
   auto views = checked_views(check, group, inputs, "inputs");
   check.reducible(inputs.front());
+  outputs.resize(inputs.size());
+  std::vector<std::byte*> sums;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    sums.push_back(views[i].shard(group.rank()));
+    if (!outputs[i].defined()) continue;
+    check.tensor(outputs[i], "outputs");
+    check.same_dtype(outputs[i], inputs[i]);
+    check.numel(outputs[i], "outputs", views[i].shard_numel);
+    TORCH_CHECK_VALUE(!overlaps(outputs[i], inputs[i]), check.where(),
+                      "an output overlaps its input");
+    sums.back() = data_of(outputs[i]);
+  }
   if (group.size() == 1) {
-    if (is_empty) {
-      for (const at::Tensor& input : inputs) {
-        if (input.nbytes() > 0) std::memset(data_of(input), 0, input.nbytes());
-      }
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      const auto num_bytes = inputs[i].nbytes();
+      if (is_empty && num_bytes > 0) std::memset(sums[i], 0, num_bytes);
+      if (!is_empty) copy_bytes(sums[i], views[i].data, num_bytes);
     }
     return group.impl().count_local(Collective::kReduceScatter);
   }
   auto call = call_of(Collective::kReduceScatter, inputs);
   call.is_empty = is_empty;
-  std::vector<std::byte*> outputs;
-  for (const FlatView& view : views) {
-    outputs.push_back(view.shard(group.rank()));
+  for (auto& output : outputs) {
+    if (output.defined()) inputs.push_back(std::move(output));
   }
   return issue_reduce_scatter(group, std::move(inputs), std::move(views),
-                              std::move(outputs), call);
+                              std::move(sums), call);
 }
 
 Pending all_reduce(Group& group, at::Tensor tensor, ReduceOp op) {

@@ -41,6 +41,18 @@ std::vector<std::string> exchange_texts(Group& group, const std::string& own) {
   return texts;
 }
 
+// Raises the first rank's error, if one has any, on all of them.
+void raise_on_all(Group& group, const std::string& label,
+                  const std::string& own_error) {
+  const auto errors = exchange_texts(group, own_error);
+  for (int rank = 0; rank < group.size(); ++rank) {
+    const auto& error = errors[static_cast<std::size_t>(rank)];
+    TORCH_CHECK_WITH(OutOfMemoryError, error.empty(), "[rank ",
+                     group.global_ranks()[static_cast<std::size_t>(rank)], "] ",
+                     label, ": ", error);
+  }
+}
+
 }  // namespace
 
 struct alignas(64) SharedArray::Counters {
@@ -78,15 +90,21 @@ std::shared_ptr<SharedArray> SharedArray::make(Group& group,
   } else {
     error = from_maker.substr(1);
   }
-  const auto errors = exchange_texts(group, error);
-  for (int rank = 0; rank < group.size(); ++rank) {
-    const auto& problem = errors[static_cast<std::size_t>(rank)];
-    TORCH_CHECK_WITH(OutOfMemoryError, problem.empty(), "[rank ",
-                     group.global_ranks()[static_cast<std::size_t>(rank)], "] ",
-                     label, ": ", problem);
-  }
+  raise_on_all(group, label, error);
   return std::make_shared<SharedArray>(std::move(channel), std::move(segment),
                                        std::move(label));
+}
+
+void SharedArray::check_room(Group& group, std::int64_t num_bytes,
+                             const std::string& purpose) {
+  if (!group.impl().shm_channel()) return;
+  std::string error;
+  try {
+    if (group.rank() == 0) check_shared_space(num_bytes, purpose);
+  } catch (const std::exception& problem) {
+    error = message_of(problem);
+  }
+  raise_on_all(group, "group '" + group.name() + "'", error);
 }
 
 SharedArray::SharedArray(std::shared_ptr<ShmChannel> channel,

@@ -43,6 +43,12 @@ class SharedArray {
   static std::shared_ptr<SharedArray> make(Group& group, std::size_t num_bytes,
                                            std::string label);
 
+  // Collective over the group: raises c10::OutOfMemoryError on all ranks if
+  // they share memory and /dev/shm has no room for that much, before any of it
+  // is taken. `purpose`: "the parameters of 12 units".
+  static void check_room(Group& group, std::int64_t num_bytes,
+                         const std::string& purpose);
+
   SharedArray(std::shared_ptr<ShmChannel> channel, SharedSegment segment,
               std::string label);
 

@@ -11,6 +11,34 @@
 #include "param/model_agreement.h"
 
 namespace nfold {
+namespace {
+
+// All that the units of one group will share must fit before any of it is
+// taken.
+void check_shared_room(const std::vector<PlannedUnit>& plan,
+                       const std::vector<ParamState>& params) {
+  std::vector<std::pair<Group*, std::int64_t>> needs;  // in one order on all
+  for (const auto& planned : plan) {
+    if (!ShardedUnit::shares_memory(planned.options)) continue;
+    auto* group = planned.options.groups.shard;
+    auto found =
+        std::find_if(needs.begin(), needs.end(),
+                     [&](const auto& need) { return need.first == group; });
+    if (found == needs.end()) found = needs.insert(needs.end(), {group, 0});
+    for (const auto index : planned.params) {
+      found->second +=
+          params[index].tensor().numel() *
+          static_cast<std::int64_t>(c10::elementSize(planned.options.dtype));
+    }
+  }
+  for (const auto& [group, num_bytes] : needs) {
+    SharedArray::check_room(
+        *group, num_bytes,
+        c10::str("the sharded parameters of ", group->size(), " ranks"));
+  }
+}
+
+}  // namespace
 
 void convert_buffers(torch::nn::Module& module, const Config& config) {
   const auto dtype =
@@ -47,6 +75,7 @@ ShardedModel::ShardedModel(std::vector<ParamState> params, const Mesh& mesh,
                            const Config& config, InitialValues initial) {
   const auto plan =
       plan_sharding(params, config, stage_policy(config), groups_on(mesh));
+  check_shared_room(plan, params);
   for (const auto& planned : plan) {
     std::vector<ParamState> members;
     for (const auto index : planned.params) {

@@ -116,6 +116,7 @@ void GradReducer::begin(std::string label) {
   is_active_ = true;
   label_ = std::move(label);
   next_bucket_ = 0;
+  for (auto* unit : units_) unit->reserve_grad();
   for (auto& bucket : buckets_) bucket.is_launched = false;
 }
 
@@ -216,7 +217,7 @@ void GradReducer::launch(std::size_t bucket_index, bool is_late) {
   const ProfileRange range("nfold::reduce_bucket");
   auto& bucket = buckets_[bucket_index];
   bucket.is_launched = true;
-  Launch launch{bucket_index, {}, {}, 0};
+  Launch launch{.bucket = bucket_index};
   bool is_empty = true;
   for (const auto unit : bucket.units) {
     auto& slot = slots_[unit];
@@ -244,6 +245,7 @@ void GradReducer::launch(std::size_t bucket_index, bool is_late) {
 void GradReducer::reduce(Bucket& bucket, Launch& launch, bool is_empty,
                          bool is_late) {
   auto& group = *bucket.group;
+  launch.places.resize(launch.flats.size());
   if (options_.all_reduces) {
     for (const auto& flat : launch.flats) {
       launch.pendings.push_back(all_reduce(group, flat));
@@ -260,8 +262,12 @@ void GradReducer::reduce(Bucket& bucket, Launch& launch, bool is_empty,
         bucket.hops, launch.flats, *options_.codec,
         is_late ? nullptr : bucket.feedback.get()));
   } else {
+    for (std::size_t i = 0; i < launch.flats.size(); ++i) {
+      launch.places[i] = units_[bucket.units[i]]->place_for_first_grad(
+          launch.flats[i].scalar_type(), options_.scale_after);
+    }
     launch.pendings.push_back(
-        reduce_scatter_coalesced(group, launch.flats, is_empty));
+        reduce_scatter_coalesced(group, launch.flats, is_empty, launch.places));
   }
 }
 
@@ -294,8 +300,12 @@ void GradReducer::finish_launch() {
   wait_time_ += std::chrono::steady_clock::now() - start;
   const auto& units = buckets_[launch.bucket].units;
   for (std::size_t i = 0; i < units.size(); ++i) {
-    units_[units[i]]->accumulate_grad(std::move(launch.flats[i]),
-                                      options_.scale_after);
+    auto& unit = *units_[units[i]];
+    if (launch.places[i].defined()) {
+      unit.accept_first_grad();
+    } else {
+      unit.accumulate_grad(std::move(launch.flats[i]), options_.scale_after);
+    }
   }
 }
 

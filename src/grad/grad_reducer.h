@@ -126,6 +126,8 @@ class GradReducer {
   struct Launch {
     std::size_t bucket = 0;
     std::vector<at::Tensor> flats;  // one for each unit
+    // Defined where the sum goes right to the unit.
+    std::vector<at::Tensor> places;
     std::vector<Pending> pendings;
     std::int64_t bytes = 0;
   };

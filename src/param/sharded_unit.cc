@@ -99,20 +99,20 @@ void ShardedUnit::allocate_values() {
                             at::TensorOptions(options_.master_dtype));
 }
 
-// A secondary shard, a hop between nodes and a codec are for ranks that are far
-// apart.
+bool ShardedUnit::shares_memory(const ShardedUnitOptions& options) {
+  const auto& groups = options.groups;
+  return !options.is_resident && groups.shard && !groups.secondary &&
+         !groups.inter_node && !options.codec && !options.rests_encoded;
+}
+
 void ShardedUnit::allocate_shared() {
-  const auto& groups = options_.groups;
-  if (!groups.shard || groups.secondary || groups.inter_node ||
-      options_.codec || options_.rests_encoded) {
-    return;
-  }
+  if (!shares_memory(options_)) return;
   const auto range = shard_range_of_rank();
   const auto element_bytes =
       static_cast<std::int64_t>(c10::elementSize(options_.dtype));
   shared_ = SharedArray::make(
-      *groups.shard, static_cast<std::size_t>(layout_.numel() * element_bytes),
-      options_.name);
+      *options_.groups.shard,
+      static_cast<std::size_t>(layout_.numel() * element_bytes), options_.name);
   if (!shared_) return;
   shard_ = at::from_blob(
       shared_->data() + range.begin * element_bytes, {range.numel},
@@ -204,6 +204,19 @@ void ShardedUnit::accumulate_grad(at::Tensor reduced, float scale) {
   }
   allocate_grad();
   kernels::scaled_cast(grad_, owned_part, scale);
+}
+
+void ShardedUnit::reserve_grad() {
+  if (!options_.owns_whole_range) allocate_grad();
+}
+
+at::Tensor ShardedUnit::place_for_first_grad(at::ScalarType dtype,
+                                             float scale) {
+  const bool is_copied = !has_grad_ && !options_.owns_whole_range &&
+                         scale == 1.0f && dtype == options_.grad_dtype;
+  if (!is_copied) return {};
+  allocate_grad();
+  return grad_;
 }
 
 void ShardedUnit::clear_grad() {

@@ -139,6 +139,11 @@ class ShardedUnit {
   ShardedUnit(const ShardedUnit&) = delete;
   ShardedUnit& operator=(const ShardedUnit&) = delete;
 
+  // Whether a unit of these options rests in memory that the ranks share, if
+  // they can: gathers over few ranks, between nodes and with a codec are for
+  // ranks that are far apart.
+  static bool shares_memory(const ShardedUnitOptions& options);
+
   const std::string& name() const { return options_.name; }
   const ShardedUnitOptions& options() const { return options_; }
   const UnitLayout& layout() const { return layout_; }
@@ -172,6 +177,15 @@ class ShardedUnit {
   // matters. The first contribution after clear_grad becomes the gradient
   // (its memory too, where this rank owns all of it), later ones add.
   void accumulate_grad(at::Tensor reduced, float scale);
+  // Allocates what stays from step to step, before buckets come and go: memory
+  // that stays would else split theirs.
+  void reserve_grad();
+  // Where a reduction may put this rank's part of a gradient of that dtype, so
+  // that it need not be accumulated: grad, if the next contribution is the
+  // first and would only be copied there. Else undefined.
+  at::Tensor place_for_first_grad(at::ScalarType dtype, float scale);
+  // The gradient is there.
+  void accept_first_grad() { has_grad_ = true; }
   void clear_grad();
 
   // Starts filling `full` from the shards of the unit's group. Collective.

@@ -223,9 +223,8 @@ void examine_files(std::vector<Fact>& facts) {
   facts.push_back(fact);
 }
 
-// Two ranks as threads sum a vector over gloo on the loopback interface.
-// Returns what is wrong, or an empty text.
-std::string try_gloo() {
+// Two ranks as threads sum a vector. Returns what is wrong, or an empty text.
+std::string try_transport(Transport transport) {
   const auto store = c10::make_intrusive<c10d::HashStore>();
   std::string problems[2];
   const auto run_rank = [&](int rank) {
@@ -233,6 +232,7 @@ std::string try_gloo() {
       WorldOptions options;
       options.timeout = std::chrono::seconds(10);
       options.rendezvous_timeout = std::chrono::seconds(10);
+      options.transport = transport;
       const World world = World::from_store(store, rank, 2, options);
       at::Tensor tensor = at::full({1000}, rank + 1.0);
       all_reduce(world.group(), tensor).wait();
@@ -248,23 +248,32 @@ std::string try_gloo() {
   return problems[0].empty() ? problems[1] : problems[0];
 }
 
-void examine_communication(std::vector<Fact>& facts) {
+void examine_transport(Transport transport, const char* way, const char* remedy,
+                       bool is_needed, std::vector<Fact>& facts) {
   const auto begin = std::chrono::steady_clock::now();
-  const std::string problem = try_gloo();
+  const std::string problem = try_transport(transport);
   const auto time = std::chrono::duration_cast<std::chrono::milliseconds>(
       std::chrono::steady_clock::now() - begin);
-  Fact fact{"communication", "gloo"};
+  Fact fact{"communication", name_of(transport)};
   if (problem.empty()) {
-    fact.value =
-        fmt::format("2 ranks over loopback agree ({} ms)", time.count());
+    fact.value = fmt::format("2 ranks {} agree ({} ms)", way, time.count());
   } else {
     fact.value = "failed: " + problem;
-    fact.remedy =
-        "check that 'lo' is up (ip link set lo up) and that local TCP "
-        "connections are not filtered";
-    fact.is_fatal = true;
+    fact.remedy = remedy;
+    fact.is_fatal = is_needed;
   }
   facts.push_back(fact);
+}
+
+void examine_communication(std::vector<Fact>& facts) {
+  examine_transport(Transport::kShm, "through shared memory",
+                    "see /dev/shm above; until then ranks use gloo, which is "
+                    "slower",
+                    /*is_needed=*/false, facts);
+  examine_transport(Transport::kGloo, "over loopback",
+                    "check that 'lo' is up (ip link set lo up) and that local "
+                    "TCP connections are not filtered",
+                    /*is_needed=*/true, facts);
 }
 
 }  // namespace
