@@ -124,7 +124,8 @@ SharedArray::Counters& SharedArray::counters(int rank) const {
 
 void SharedArray::begin_update() {
   Counters& own = counters(channel_->rank());
-  const std::uint32_t update = version_ + 1;
+  // The first values come without an update.
+  const std::uint32_t update = version_;
   own.updates.store(update);
   ShmChannel::wake(own.updates);
   for (int i = 1; i < channel_->size(); ++i) {
@@ -135,6 +136,9 @@ void SharedArray::begin_update() {
 
 void SharedArray::publish() {
   Counters& own = counters(channel_->rank());
+  TORCH_INTERNAL_ASSERT(own.updates.load() == version_, label_,
+                        ": publish without begin_update (version ", version_,
+                        ")");
   own.version.store(++version_);
   ShmChannel::wake(own.version);
 }

@@ -203,7 +203,7 @@ TEST(ReleasedUnitTest, GatheringGivesTheValuesThatTheModuleHad) {
 }
 
 TEST(ReleasedUnitTest, TransitionsFollowTheTable) {
-  run_ranks(2, [](World& world) {
+  run_ranks_over_gloo(2, [](World& world) {
     ShardedUnit unit(odd_params(), released_options(world));
     const auto raises = [&](const std::function<void()>& operation) {
       EXPECT_THROW(operation(), c10::Error);
@@ -280,6 +280,7 @@ TEST(ReleasedUnitTest, GatheringAfterPublishShardGivesTheNewValues) {
         auto params = odd_params();
         ShardedUnit unit(params, released_options(world));
         gather_now({&unit}, mode);
+        unit.begin_update();
         unit.owned().fill_(static_cast<float>(world.rank() + 1));
         unit.publish_shard();
         for (const auto& param : params) {
