@@ -19,28 +19,23 @@ namespace {
 
 constexpr std::int64_t kElementBytes = sizeof(float);
 
-// One way for bytes between ranks, and memory that suits it.
+// One way for bytes between ranks.
 struct Way {
   std::string name;
   std::shared_ptr<Group> group;
-  std::function<at::Tensor(std::int64_t numel)> make_buffer;
 };
 
 // Every transport that the world's ranks have, the default first. This is the
 // one place that knows of them.
 std::vector<Way> ways_of(const World& world) {
-  const auto plain = [](std::int64_t numel) {
-    return at::empty({numel}, at::kFloat);
-  };
   std::vector<int> all(static_cast<std::size_t>(world.size()));
   std::iota(all.begin(), all.end(), 0);
-  std::vector<Way> ways{{world.group().transport(),
-                         std::shared_ptr<Group>(&world.group(), [](Group*) {}),
-                         plain}};
+  std::vector<Way> ways{
+      {world.group().transport(),
+       std::shared_ptr<Group>(&world.group(), [](Group*) {})}};
   if (ways.front().name != name_of(Transport::kGloo)) {
     ways.push_back({name_of(Transport::kGloo),
-                    world.new_group("bench_gloo", all, Transport::kGloo),
-                    plain});
+                    world.new_group("bench_gloo", all, Transport::kGloo)});
   }
   return ways;
 }
@@ -59,13 +54,10 @@ struct BufferPair {
   at::Tensor other;
 };
 
-BufferPair make_pair(const Way& way, std::int64_t size_bytes) {
+BufferPair make_pair(std::int64_t size_bytes) {
   const std::int64_t numel = size_bytes / kElementBytes;
-  BufferPair pair{way.make_buffer(numel), way.make_buffer(numel)};
   // Sums of zeros stay what they are, however often they are taken.
-  pair.full.zero_();
-  pair.other.zero_();
-  return pair;
+  return {at::zeros({numel}, at::kFloat), at::zeros({numel}, at::kFloat)};
 }
 
 std::function<void()> call_of(Collective collective, Group* group,
@@ -115,7 +107,7 @@ std::vector<Cell> cells_of(const std::vector<Way>& ways, const World& world,
     base.group = &world.group();
     base.num_calls = num_calls_for(size);
     for (const Way& way : ways) {
-      const BufferPair pair = make_pair(way, size);
+      const BufferPair pair = make_pair(size);
       if (cells.size() == copy_index) {
         base.call = [pair] { copy_bytes(pair.other, pair.full); };
         cells.push_back(base);

@@ -1,12 +1,9 @@
 #include "comm/collectives_bodies.h"
 
-#include <ATen/ops/from_blob.h>
-#include <c10/core/ScalarType.h>
-
 #include <algorithm>
 #include <cstring>
 
-#include "kernels/sum_tree.h"
+#include "comm/combine.h"
 
 namespace nfold {
 namespace {
@@ -38,14 +35,6 @@ std::vector<Chunk> chunks_of(const std::vector<FlatView>& flats, int rank) {
   return chunks;
 }
 
-at::Tensor as_tensor(const std::byte* data, const FlatView& flat,
-                     std::int64_t num_bytes) {
-  const auto element_bytes =
-      static_cast<std::int64_t>(c10::elementSize(flat.dtype));
-  return at::from_blob(const_cast<std::byte*>(data),
-                       {num_bytes / element_bytes}, flat.dtype);
-}
-
 // Receives and combines this rank's shards, chunk by chunk. Staging is a ring:
 // chunk c of every peer goes to slot c % kStagingDepth, and its receive is
 // posted as soon as the chunk before it in that slot was summed.
@@ -54,6 +43,7 @@ class ShardReduction {
   ShardReduction(GroupExchange& exchange, Scratch& scratch,
                  const std::vector<FlatView>& flats, const CollectiveCall& call)
       : exchange_(exchange),
+        scratch_(scratch),
         flats_(flats),
         call_(call),
         chunks_(chunks_of(flats, exchange.rank())),
@@ -68,9 +58,6 @@ class ShardReduction {
     slot_bytes_ = (slot_bytes_ + 63) / 64 * 64;
     staging_ = scratch.staging(static_cast<std::size_t>(slot_bytes_) *
                                kStagingDepth * senders_.size());
-    if (call.is_empty || senders_.size() < exchange.peers().size()) {
-      zeros_ = scratch.zeros(static_cast<std::size_t>(slot_bytes_));
-    }
   }
 
   // Calls done(chunk, output) after each chunk.
@@ -85,7 +72,7 @@ class ShardReduction {
       }
       const Chunk& chunk = chunks_[c];
       std::byte* output = outputs[chunk.flat] + chunk.offset_bytes;
-      combine(c, output);
+      combine_chunk(c, output);
       if (c + kStagingDepth < chunks_.size()) post(c + kStagingDepth);
       done(chunk, output);
     }
@@ -107,15 +94,11 @@ class ShardReduction {
     }
   }
 
-  void combine(std::size_t c, std::byte* output) {
+  void combine_chunk(std::size_t c, std::byte* output) {
     const Chunk& chunk = chunks_[c];
     const FlatView& flat = flats_[chunk.flat];
-    if (senders_.empty() && call_.is_empty) {
-      std::memset(output, 0, static_cast<std::size_t>(chunk.num_bytes));
-      return;
-    }
     std::vector<const std::byte*> by_rank(
-        static_cast<std::size_t>(exchange_.size()), zeros_);
+        static_cast<std::size_t>(exchange_.size()), nullptr);
     for (std::size_t s = 0; s < senders_.size(); ++s) {
       by_rank[static_cast<std::size_t>(senders_[s])] = slot(c, s);
     }
@@ -123,23 +106,11 @@ class ShardReduction {
       by_rank[static_cast<std::size_t>(exchange_.rank())] =
           flat.shard(exchange_.rank()) + chunk.offset_bytes;
     }
-    std::vector<at::Tensor> inputs;
-    inputs.reserve(by_rank.size());
-    for (const std::byte* data : by_rank) {
-      inputs.push_back(as_tensor(data, flat, chunk.num_bytes));
-    }
-    const at::Tensor result = as_tensor(output, flat, chunk.num_bytes);
-    switch (call_.op) {
-      case ReduceOp::kSum:
-        kernels::sum_tree(result, inputs);
-        break;
-      case ReduceOp::kMax:
-        kernels::max_of(result, inputs);
-        break;
-    }
+    combine(call_, flat.dtype, output, by_rank, chunk.num_bytes, scratch_);
   }
 
   GroupExchange& exchange_;
+  Scratch& scratch_;
   const std::vector<FlatView>& flats_;
   const CollectiveCall& call_;
   const std::vector<Chunk> chunks_;             // of this rank's shards
@@ -147,7 +118,6 @@ class ShardReduction {
   std::vector<std::vector<Message>> arrivals_;  // of each slot
   std::int64_t slot_bytes_ = 0;
   std::byte* staging_ = nullptr;
-  const std::byte* zeros_ = nullptr;
 };
 
 void send_shards(GroupExchange& exchange, const std::vector<FlatView>& flats) {

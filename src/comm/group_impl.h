@@ -61,8 +61,7 @@ struct GroupSpec {
 };
 
 // The transport may be null for one rank, and so may the worker: one is made
-// where it is needed. Raises c10::ValueError when the spec
-// contradicts itself.
+// where it is needed. Raises c10::ValueError when the spec contradicts itself.
 std::unique_ptr<Group> make_group(
     GroupSpec spec, std::unique_ptr<GroupTransport> transport,
     std::unique_ptr<GroupWorker> worker = nullptr);

@@ -1,22 +1,19 @@
 #include "comm/shared_array.h"
 
-#include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <cstring>
 #include <utility>
 
+#include "comm/gather_table.h"
 #include "comm/group_impl.h"
-#include "nfold/collectives.h"
 #include "nfold/errors.h"
 
 namespace nfold {
 namespace {
 
-constexpr std::size_t kTextBytes = 1024;
+constexpr std::int64_t kTextBytes = 1024;
 
 std::size_t page_bytes() {
   return static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
@@ -26,25 +23,10 @@ std::size_t rounded_up(std::size_t num_bytes, std::size_t unit) {
   return (num_bytes + unit - 1) / unit * unit;
 }
 
-// Text of every rank, on every rank.
-std::vector<std::string> exchange_texts(Group& group, const std::string& own) {
-  auto table = at::zeros({group.size(), static_cast<std::int64_t>(kTextBytes)},
-                         at::kByte);
-  auto row = table[group.rank()];
-  std::memcpy(row.mutable_data_ptr(), own.data(),
-              std::min(own.size(), kTextBytes - 1));
-  all_gather(group, table.view({-1}), row).wait();
-  std::vector<std::string> texts;
-  for (int rank = 0; rank < group.size(); ++rank) {
-    texts.emplace_back(static_cast<const char*>(table[rank].const_data_ptr()));
-  }
-  return texts;
-}
-
 // Raises the first rank's error, if one has any, on all of them.
 void raise_on_all(Group& group, const std::string& label,
                   const std::string& own_error) {
-  const auto errors = exchange_texts(group, own_error);
+  const auto errors = gather_texts(group, own_error, kTextBytes);
   for (int rank = 0; rank < group.size(); ++rank) {
     const auto& error = errors[static_cast<std::size_t>(rank)];
     TORCH_CHECK_WITH(OutOfMemoryError, error.empty(), "[rank ",
@@ -79,7 +61,8 @@ std::shared_ptr<SharedArray> SharedArray::make(Group& group,
   }
   // The name, or what rank 0 could not do; then what others could not.
   const auto from_maker =
-      exchange_texts(group, error.empty() ? made.name() : "!" + error).front();
+      gather_texts(group, error.empty() ? made.name() : "!" + error, kTextBytes)
+          .front();
   SharedSegment segment;
   if (from_maker.front() != '!') {
     try {

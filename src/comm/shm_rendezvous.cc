@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "comm/shm_transport.h"
+#include "comm/store_text.h"
 #include "nfold/errors.h"
 
 namespace nfold {
@@ -23,13 +24,7 @@ constexpr char kError = '!';
 std::string entry_of(c10d::Store& store, const std::string& key,
                      std::chrono::milliseconds timeout) {
   store.wait({key}, timeout);
-  const auto bytes = store.get(key);
-  return {bytes.begin(), bytes.end()};
-}
-
-void set_entry(c10d::Store& store, const std::string& key,
-               const std::string& text) {
-  store.set(key, std::vector<std::uint8_t>(text.begin(), text.end()));
+  return text_at(store, key);
 }
 
 std::string rank_key_of(int rank) { return fmt::format("rank/{}", rank); }
@@ -74,7 +69,7 @@ std::shared_ptr<ShmChannel> make_shm_channel(c10d::Store& store,
     if (is_maker) {
       remove_stale_segments();
       made = SharedSegment::create(num_bytes);
-      set_entry(store, kNameKey, made.name());
+      set_text(store, kNameKey, made.name());
     }
     const std::string name = entry_of(store, kNameKey, timeout);
     TORCH_CHECK(name.front() != kError, name.substr(1));
@@ -85,13 +80,13 @@ std::shared_ptr<ShmChannel> make_shm_channel(c10d::Store& store,
     run_on(worker, [&] { channel->open(); });
   } catch (const std::exception& error) {
     entry = error_entry(names, error);
-    if (is_maker) set_entry(store, kNameKey, entry);
+    if (is_maker) set_text(store, kNameKey, entry);
   }
-  set_entry(store, rank_key_of(names.rank), entry);
+  set_text(store, rank_key_of(names.rank), entry);
   if (is_maker) {
     const std::string verdict = verdict_of(store, size, timeout);
     made.unlink();
-    set_entry(store, kVerdictKey, verdict);
+    set_text(store, kVerdictKey, verdict);
   }
   const std::string verdict = entry_of(store, kVerdictKey, timeout);
   if (verdict != kFine && channel) {

@@ -1,13 +1,11 @@
 #include "comm/shm_transport.h"
 
-#include <ATen/ops/from_blob.h>
-
 #include <algorithm>
 #include <cstring>
 #include <numeric>
 
+#include "comm/combine.h"
 #include "comm/scratch.h"
-#include "kernels/sum_tree.h"
 
 namespace nfold {
 namespace {
@@ -67,13 +65,6 @@ class ShardBytes {
   const int rank_;
 };
 
-at::Tensor tensor_over(const std::byte* data, c10::ScalarType dtype,
-                       std::int64_t num_bytes) {
-  const auto element_bytes = static_cast<std::int64_t>(c10::elementSize(dtype));
-  return at::from_blob(const_cast<std::byte*>(data),
-                       {num_bytes / element_bytes}, dtype);
-}
-
 class ShmTransport : public GroupTransport {
  public:
   explicit ShmTransport(std::shared_ptr<ShmChannel> channel)
@@ -130,9 +121,6 @@ class ShmTransport : public GroupTransport {
   void reduce_range(const CollectiveCall& call,
                     const std::vector<FlatView>& flats, std::int64_t begin,
                     std::int64_t end, Output output);
-  void combine(const CollectiveCall& call, c10::ScalarType dtype,
-               std::byte* output, const std::vector<const std::byte*>& by_rank,
-               std::int64_t num_bytes);
   void all_reduce_whole(const CollectiveCall& call, const FlatView& flat);
 
   const std::shared_ptr<ShmChannel> channel_;
@@ -183,38 +171,8 @@ void ShmTransport::reduce_range(const CollectiveCall& call,
           }
         }
         combine(call, flats[i].dtype, output(i, offset, at), by_rank,
-                num_bytes);
+                num_bytes, scratch_);
       });
-}
-
-void ShmTransport::combine(const CollectiveCall& call, c10::ScalarType dtype,
-                           std::byte* output,
-                           const std::vector<const std::byte*>& by_rank,
-                           std::int64_t num_bytes) {
-  // Contributions that are null are zeros; where all are, nothing is summed.
-  if (std::all_of(by_rank.begin(), by_rank.end(),
-                  [](const std::byte* data) { return data == nullptr; })) {
-    std::memset(output, 0, static_cast<std::size_t>(num_bytes));
-    return;
-  }
-  std::vector<at::Tensor> inputs;
-  inputs.reserve(by_rank.size());
-  for (const std::byte* data : by_rank) {
-    if (data == nullptr) {
-      data =
-          scratch_.zeros(static_cast<std::size_t>(ShmChannel::kStagingBytes));
-    }
-    inputs.push_back(tensor_over(data, dtype, num_bytes));
-  }
-  const at::Tensor result = tensor_over(output, dtype, num_bytes);
-  switch (call.op) {
-    case ReduceOp::kSum:
-      kernels::sum_tree(result, inputs);
-      break;
-    case ReduceOp::kMax:
-      kernels::max_of(result, inputs);
-      break;
-  }
 }
 
 std::int64_t ShmTransport::reduce_scatter(
@@ -245,7 +203,7 @@ void ShmTransport::all_reduce_whole(const CollectiveCall& call,
     for (int peer = 0; peer < size(); ++peer) {
       by_rank.push_back(peer == rank() ? flat.data : channel_->staging(peer));
     }
-    combine(call, flat.dtype, flat.data, by_rank, flat.num_bytes());
+    combine(call, flat.dtype, flat.data, by_rank, flat.num_bytes(), scratch_);
   }
   channel_->take();
 }
@@ -288,8 +246,7 @@ std::int64_t ShmTransport::all_reduce(const CollectiveCall& call,
 std::int64_t ShmTransport::broadcast(const CollectiveCall& call,
                                      const FlatView& flat) {
   const bool is_source = rank() == call.source;
-  const std::vector<FlatView> flats{
-      {flat.data, flat.dtype, flat.numel, flat.numel}};
+  const std::vector<FlatView> flats{flat};
   const ShardBytes whole(flats, 0);
   constexpr auto kStep = ShmChannel::kStagingBytes;
   in_phases(call, flat.num_bytes(), kStep,

@@ -17,6 +17,8 @@
 #include <utility>
 
 #include "comm/bounded_call.h"
+#include "comm/peer_errors.h"
+#include "comm/store_text.h"
 #include "nfold/errors.h"
 
 namespace nfold {
@@ -29,22 +31,10 @@ std::string rank_key(const char* what, int rank) {
   return fmt::format("{}/{}", what, rank);
 }
 
-std::vector<std::uint8_t> bytes_of(const std::string& text) {
-  return {text.begin(), text.end()};
-}
-
-std::string text_of(const std::vector<std::uint8_t>& bytes) {
-  return {bytes.begin(), bytes.end()};
-}
-
 // The part of a c10d error that tells why; its own advice is about torch.
 std::string first_line_of(const std::exception& error) {
   const std::string text = message_of(error);
   return text.substr(0, text.find('\n'));
-}
-
-std::string seconds_of(std::chrono::milliseconds time) {
-  return fmt::format("{:g} s", static_cast<double>(time.count()) / 1000.0);
 }
 
 std::string port_advice(const LauncherEnvironment& job) {
@@ -75,8 +65,8 @@ std::string port_advice(const LauncherEnvironment& job) {
                   "launcher {}): {}. Does {} run, and is this its host? "
                   "MASTER_ADDR must name the host of rank 0.",
                   job.rank, job.size, address,
-                  seconds_of(options.rendezvous_timeout), name_of(job.launcher),
-                  first_line_of(error),
+                  seconds_text(options.rendezvous_timeout),
+                  name_of(job.launcher), first_line_of(error),
                   job.uses_agent_store ? "the launcher's agent" : "rank 0"));
 }
 
@@ -171,9 +161,8 @@ std::vector<RankHost> meet(c10d::Store& store, const RollCall& self,
                       "twice: give each its own MASTER_PORT.",
                       self.rank, self.rank, self.size, self.address));
     }
-    store.set(keys[static_cast<std::size_t>(self.rank)],
-              bytes_of(fmt::format("{}\n{}\n{}", self.size, self.host,
-                                   self.host_name)));
+    set_text(store, keys[static_cast<std::size_t>(self.rank)],
+             fmt::format("{}\n{}\n{}", self.size, self.host, self.host_name));
     store.wait(keys, options.rendezvous_timeout);
   } catch (const c10::DistStoreError& error) {
     // A wait that ran out of time. What is below may raise too, if the store
@@ -199,7 +188,7 @@ std::vector<RankHost> meet(c10d::Store& store, const RollCall& self,
             "MASTER_ADDR? WorldOptions::rendezvous_timeout sets the "
             "limit.",
             self.rank, self.size - num_missing, self.size, self.address,
-            seconds_of(options.rendezvous_timeout), missing));
+            seconds_text(options.rendezvous_timeout), missing));
   } catch (const c10::DistError& error) {
     C10_THROW_ERROR(
         DistStoreError,
@@ -211,7 +200,7 @@ std::vector<RankHost> meet(c10d::Store& store, const RollCall& self,
   std::vector<RankHost> hosts;
   for (int rank = 0; rank < self.size; ++rank) {
     const std::string entry =
-        text_of(store.get(keys[static_cast<std::size_t>(rank)]));
+        text_at(store, keys[static_cast<std::size_t>(rank)]);
     const std::size_t end_of_size = entry.find('\n');
     const std::string size = entry.substr(0, end_of_size);
     if (size != std::to_string(self.size)) {

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/process_memory.h"
 #include "base/profile.h"
+#include "comm/gather_table.h"
 #include "comm/group_impl.h"
 #include "engine/engine_impl.h"
 #include "engine/initialized_modules.h"
@@ -255,17 +256,11 @@ std::string Engine::Impl::describe_non_finite() {
   // have not taken part in this rank's sums.
   for (auto* group : {&group_, mesh_.find("tensor_parallel")}) {
     if (!group) continue;
-    auto table = at::zeros({group->size(), kMaxLength}, at::kByte);
-    auto own = table[group->rank()];
-    text.resize(std::min(text.size(), static_cast<std::size_t>(kMaxLength)));
-    std::copy(text.begin(), text.end(), own.mutable_data_ptr<std::uint8_t>());
-    all_gather(*group, table.view({-1}), own).wait();
-    text.clear();
-    for (int rank = 0; rank < group->size() && text.empty(); ++rank) {
-      const auto* row =
-          table.const_data_ptr<std::uint8_t>() + rank * kMaxLength;
-      text.assign(row, std::find(row, row + kMaxLength, 0));
-    }
+    const auto texts = gather_texts(*group, text, kMaxLength);
+    const auto found =
+        std::find_if(texts.begin(), texts.end(),
+                     [](const std::string& each) { return !each.empty(); });
+    text = found == texts.end() ? "" : *found;
   }
   return text.empty() ? "no single gradient: the sum over ranks and micro "
                         "steps overflowed"

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <functional>
+
 #include "engine/engine_test.h"
 
 namespace nfold {
@@ -13,8 +15,19 @@ using namespace nfold::testing;
 
 constexpr ThreadWorldOptions kShared{.transport = Transport::kShm};
 
-Config released_units(const std::string& more_zero = "") {
-  return stage3_config(more_zero);
+// Trains a tower of this many columns on each of num_ranks threads.
+constexpr std::int64_t kWidth = 16;
+using TowerBody = std::function<void(World&, Tower&, Engine&)>;
+void on_towers(int num_ranks, const TowerBody& body,
+               const Config& config = stage3_config("")) {
+  on_ranks(
+      num_ranks, config,
+      [&](World& world, Mesh& mesh) {
+        Tower model(kWidth);
+        Engine engine(model, mesh, config);
+        body(world, model, engine);
+      },
+      kShared);
 }
 
 // Of a tower: its blocks and the head.
@@ -39,11 +52,9 @@ at::Tensor branching_loss(TowerImpl& tower, int rank, int step) {
 std::vector<at::Tensor> trained_on_branches(const Config& config,
                                             int num_ranks) {
   std::vector<at::Tensor> params;
-  on_ranks(
-      num_ranks, config,
-      [&](World& world, Mesh& mesh) {
-        Tower model(16);
-        Engine engine(model, mesh, config);
+  on_towers(
+      num_ranks,
+      [&](World& world, Tower& model, Engine& engine) {
         for (int step = 0; step < 8; ++step) {
           train_step(engine, branching_loss(*model, world.rank(), step));
         }
@@ -52,12 +63,12 @@ std::vector<at::Tensor> trained_on_branches(const Config& config,
           if (world.rank() == 0) params.push_back(std::move(value));
         }
       },
-      kShared);
+      config);
   return params;
 }
 
 TEST_P(SharedGather, RanksMayTakeDifferentBranches) {
-  const auto sharded = trained_on_branches(released_units(), GetParam());
+  const auto sharded = trained_on_branches(stage3_config(""), GetParam());
   const auto whole = trained_on_branches(
       config_of({.stage = 0, .optimizer = kAdamW}), GetParam());
   ASSERT_EQ(sharded.size(), whole.size());
@@ -67,117 +78,87 @@ TEST_P(SharedGather, RanksMayTakeDifferentBranches) {
 }
 
 TEST_P(SharedGather, RanksMayGenerateTextsOfDifferentLengths) {
-  const auto config = released_units();
-  on_ranks(
-      GetParam(), config,
-      [&](World& world, Mesh& mesh) {
-        Tower model(16);
-        Engine engine(model, mesh, config);
-        for (int step = 0; step < 4; ++step) {
-          train_step(engine, model->loss(step));
-          torch::NoGradGuard no_grad;
-          auto x = torch::ones({1, 16});
-          for (int i = 0; i < 3 * world.rank() + step; ++i) {
-            x = model->forward(x).sum() * torch::ones({1, 16});
-            ASSERT_TRUE(torch::isfinite(x).all().item<bool>());
-          }
-        }
-      },
-      kShared);
+  on_towers(GetParam(), [&](World& world, Tower& model, Engine& engine) {
+    for (int step = 0; step < 4; ++step) {
+      train_step(engine, model->loss(step));
+      torch::NoGradGuard no_grad;
+      auto x = torch::ones({1, kWidth});
+      for (int i = 0; i < 3 * world.rank() + step; ++i) {
+        x = model->forward(x).sum() * torch::ones({1, kWidth});
+        ASSERT_TRUE(torch::isfinite(x).all().item<bool>());
+      }
+    }
+  });
 }
 
 TEST_P(SharedGather, NothingIsSentAndNothingIsHeldToGather) {
-  const auto config = released_units();
-  on_ranks(
-      GetParam(), config,
-      [&](World& world, Mesh& mesh) {
-        Tower model(16);
-        Engine engine(model, mesh, config);
-        StepReport report;
-        for (int step = 0; step < 2; ++step) {
-          report = train_step(engine, model->loss(step));
-        }
-        EXPECT_EQ(
-            report.comm[static_cast<std::size_t>(Collective::kAllGather)].bytes,
-            kNumUnits * (world.size() - 1) * 2 * 8)
-            << "the sums of the norm only";
-        EXPECT_EQ(report.memory.gathered_peak_bytes, 0);
-      },
-      kShared);
+  on_towers(GetParam(), [&](World& world, Tower& model, Engine& engine) {
+    StepReport report;
+    for (int step = 0; step < 2; ++step) {
+      report = train_step(engine, model->loss(step));
+    }
+    EXPECT_EQ(
+        report.comm[static_cast<std::size_t>(Collective::kAllGather)].bytes,
+        kNumUnits * (world.size() - 1) * 2 * 8)
+        << "the sums of the norm only";
+    EXPECT_EQ(report.memory.gathered_peak_bytes, 0);
+  });
 }
 
 TEST_P(SharedGather, AScopeIsSeenByOthersOnlyOnceItIsClosed) {
-  const auto config = released_units();
-  on_ranks(
-      GetParam(), config,
-      [&](World& world, Mesh& mesh) {
-        Tower model(16);
-        Engine engine(model, mesh, config);
-        auto weight = model->head->weight;
-        const auto before = safe_get_full_fp32_param(engine, weight);
-        {
-          GatheredParameters scope({weight}, {.modifier_rank = 1});
-          torch::NoGradGuard no_grad;
-          weight.fill_(world.rank() + 1);
-          barrier(world.group()).wait();
-          EXPECT_EQ(weight.min().item<float>(), world.rank() + 1);
-        }
-        EXPECT_EQ(weight.detach().min().item<float>(), 2);
-        EXPECT_EQ(weight.detach().max().item<float>(), 2);
-        train_step(engine, model->loss(0));
-        EXPECT_FALSE(
-            torch::equal(safe_get_full_fp32_param(engine, weight), before));
-      },
-      kShared);
+  on_towers(GetParam(), [&](World& world, Tower& model, Engine& engine) {
+    auto weight = model->head->weight;
+    const auto before = safe_get_full_fp32_param(engine, weight);
+    {
+      GatheredParameters scope({weight}, {.modifier_rank = 1});
+      torch::NoGradGuard no_grad;
+      weight.fill_(world.rank() + 1);
+      barrier(world.group()).wait();
+      EXPECT_EQ(weight.min().item<float>(), world.rank() + 1);
+    }
+    EXPECT_EQ(weight.detach().min().item<float>(), 2);
+    EXPECT_EQ(weight.detach().max().item<float>(), 2);
+    train_step(engine, model->loss(0));
+    EXPECT_FALSE(
+        torch::equal(safe_get_full_fp32_param(engine, weight), before));
+  });
 }
 
 TEST_P(SharedGather, SettersOfOneRankReachAll) {
-  const auto config = released_units();
-  on_ranks(
-      GetParam(), config,
-      [&](World&, Mesh& mesh) {
-        Tower model(16);
-        Engine engine(model, mesh, config);
-        auto weight = model->head->weight;
-        for (int round = 0; round < 5; ++round) {
-          safe_set_full_fp32_param(
-              engine, weight, torch::full_like(torch::empty({3, 16}), round));
-          torch::NoGradGuard no_grad;
-          EXPECT_EQ((weight * 1).min().item<float>(), round);
-        }
-      },
-      kShared);
+  on_towers(GetParam(), [&](World&, Tower& model, Engine& engine) {
+    auto weight = model->head->weight;
+    for (int round = 0; round < 5; ++round) {
+      safe_set_full_fp32_param(
+          engine, weight, torch::full_like(torch::empty({3, kWidth}), round));
+      torch::NoGradGuard no_grad;
+      EXPECT_EQ((weight * 1).min().item<float>(), round);
+    }
+  });
 }
 
 // What an evaluation on one rank alone would need of the others: nothing.
 TEST_P(SharedGather, OneRankMayEvaluateAlone) {
-  const auto config = released_units();
-  on_ranks(
-      GetParam(), config,
-      [&](World& world, Mesh& mesh) {
-        Tower model(16);
-        Engine engine(model, mesh, config);
-        float before = 0;
-        for (int step = 0; step < 3; ++step) {
-          if (world.rank() == 0) {
-            torch::NoGradGuard no_grad;
-            const auto value = model->loss(7).item<float>();
-            EXPECT_NE(value, before);
-            before = value;
-          }
-          train_step(engine, model->loss(step));
-        }
-      },
-      kShared);
+  on_towers(GetParam(), [&](World& world, Tower& model, Engine& engine) {
+    float before = 0;
+    for (int step = 0; step < 3; ++step) {
+      if (world.rank() == 0) {
+        torch::NoGradGuard no_grad;
+        const auto value = model->loss(7).item<float>();
+        EXPECT_NE(value, before);
+        before = value;
+      }
+      train_step(engine, model->loss(step));
+    }
+  });
 }
 
 TEST(SharedGatherErrors, ARankThatDoesNotStepIsNamed) {
-  const auto config = released_units(R"(, "overlap_comm": false)");
+  const auto config = stage3_config(R"(, "overlap_comm": false)");
   run_ranks(
       2,
       [&](World& world) {
         Mesh mesh(world, config);
-        Tower model(16);
+        Tower model(kWidth);
         Engine engine(model, mesh, config);
         if (world.rank() == 1) return;  // leaves
         EXPECT_THAT(error_of([&] { train_step(engine, model->loss(0)); }),
