@@ -35,7 +35,10 @@ const char* name_of(Launcher launcher);
 
 // How the bytes of a group travel between CPU ranks. kShm: through memory that
 // the ranks share; they must be on one host. kGloo: over TCP. kAuto: kShm where
-// all ranks of the group are on one host and it has room for it, else kGloo.
+// all ranks of the group are on one host; both where it has several hosts with
+// equally many ranks, at least two, next to each other in the group (shared
+// memory inside a host, TCP across hosts); else, or where a host has no room
+// for it, kGloo.
 enum class Transport { kAuto, kShm, kGloo };
 const char* name_of(Transport transport);
 
@@ -49,6 +52,9 @@ struct WorldOptions {
   std::chrono::milliseconds rendezvous_timeout = std::chrono::minutes(5);
   // Of the group of all ranks, and of groups that do not say otherwise.
   Transport transport = Transport::kAuto;
+  // Ranks with the same name count as on one host; empty: found out. For tests
+  // and for containers that hide what they share; NFOLD_HOST does the same.
+  std::string host{};
 };
 
 class World {

@@ -47,6 +47,7 @@ class ShardReduction {
         flats_(flats),
         call_(call),
         chunks_(chunks_of(flats, exchange.rank())),
+        ranks_(exchange.ranks()),
         arrivals_(kStagingDepth) {
     for (const int peer : exchange.peers()) {
       if (!exchange.is_empty(peer)) senders_.push_back(peer);
@@ -97,14 +98,17 @@ class ShardReduction {
   void combine_chunk(std::size_t c, std::byte* output) {
     const Chunk& chunk = chunks_[c];
     const FlatView& flat = flats_[chunk.flat];
-    std::vector<const std::byte*> by_rank(
-        static_cast<std::size_t>(exchange_.size()), nullptr);
-    for (std::size_t s = 0; s < senders_.size(); ++s) {
-      by_rank[static_cast<std::size_t>(senders_[s])] = slot(c, s);
-    }
-    if (!call_.is_empty) {
-      by_rank[static_cast<std::size_t>(exchange_.rank())] =
-          flat.shard(exchange_.rank()) + chunk.offset_bytes;
+    std::vector<const std::byte*> by_rank;
+    for (const int rank : ranks_) {
+      const auto sender = std::find(senders_.begin(), senders_.end(), rank);
+      const std::byte* contribution = nullptr;
+      if (sender != senders_.end()) {
+        contribution =
+            slot(c, static_cast<std::size_t>(sender - senders_.begin()));
+      } else if (rank == exchange_.rank() && !call_.is_empty) {
+        contribution = flat.shard(rank) + chunk.offset_bytes;
+      }
+      by_rank.push_back(contribution);
     }
     combine(call_, flat.dtype, output, by_rank, chunk.num_bytes, scratch_);
   }
@@ -114,6 +118,7 @@ class ShardReduction {
   const std::vector<FlatView>& flats_;
   const CollectiveCall& call_;
   const std::vector<Chunk> chunks_;             // of this rank's shards
+  const std::vector<int> ranks_;                // that are combined
   std::vector<int> senders_;                    // peers that send payload
   std::vector<std::vector<Message>> arrivals_;  // of each slot
   std::int64_t slot_bytes_ = 0;

@@ -65,6 +65,13 @@ int GroupExchange::tag_of(Phase phase) const {
   return message_tag_of(call_) + static_cast<int>(phase);
 }
 
+std::vector<int> GroupExchange::ranks() const {
+  std::vector<int> ranks = link_.peers;
+  ranks.push_back(link_.names.rank);
+  std::sort(ranks.begin(), ranks.end());
+  return ranks;
+}
+
 std::chrono::milliseconds GroupExchange::time_left() const {
   const auto left =
       std::chrono::ceil<std::chrono::milliseconds>(deadline_ - Clock::now());

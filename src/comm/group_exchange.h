@@ -30,9 +30,9 @@
 
 namespace nfold {
 
-// What an exchange needs of its group. `peers` are the other group ranks in
-// the order in which this rank turns to them: from rank + 1, wrapping round,
-// so that no rank is addressed by all others at once.
+// What an exchange needs of its group. `peers` are the group ranks that it is
+// with, in the order in which this rank turns to them: from rank + 1, wrapping
+// round, so that no rank is addressed by all others at once.
 struct GroupLink {
   c10::intrusive_ptr<c10d::Backend> backend;
   PeerNames names;
@@ -60,7 +60,8 @@ class GroupExchange {
 
   const std::vector<int>& peers() const { return link_.peers; }
   int rank() const { return link_.names.rank; }
-  int size() const { return static_cast<int>(link_.names.global_ranks.size()); }
+  // The peers and this rank, ascending: the order of sums.
+  std::vector<int> ranks() const;
 
   // An empty message is not sent at all, nor received.
   void send(int peer, const void* data, std::int64_t num_bytes,

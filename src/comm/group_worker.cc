@@ -6,6 +6,7 @@
 #include <omp.h>
 #endif
 
+#include <future>
 #include <utility>
 
 #include "base/log.h"
@@ -51,6 +52,15 @@ void GroupWorker::run(std::function<void()> job) {
     jobs_.push_back(std::move(job));
   }
   changed_.notify_one();
+}
+
+void GroupWorker::run_and_wait(const std::function<void()>& job) {
+  std::promise<void> done;
+  run([&] {
+    job();
+    done.set_value();
+  });
+  done.get_future().wait();
 }
 
 void GroupWorker::loop() {

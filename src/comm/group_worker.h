@@ -29,6 +29,8 @@ class GroupWorker {
 
   // `job` must not throw.
   void run(std::function<void()> job);
+  // Not from a job.
+  void run_and_wait(const std::function<void()>& job);
 
  private:
   void loop();

@@ -9,6 +9,7 @@ namespace {
 class MessageTransport : public GroupTransport {
  public:
   explicit MessageTransport(GroupLink link) : link_(std::move(link)) {
+    if (!link_.peers.empty()) return;
     const auto size = static_cast<int>(link_.names.global_ranks.size());
     for (int i = 1; i < size; ++i) {
       link_.peers.push_back((link_.names.rank + i) % size);

@@ -24,6 +24,8 @@ void check_shards(const char* function, const std::vector<at::Tensor>& tensors,
   }
 }
 
+}  // namespace
+
 // Equal messages to all ranks of a hop: in each the same parts, encoded.
 class HopMessages {
  public:
@@ -48,8 +50,6 @@ class HopMessages {
   std::int64_t message_bytes_ = 0;
   at::Tensor bytes_;
 };
-
-}  // namespace
 
 at::Tensor EncodedShards::bytes_of(std::int64_t first,
                                    std::int64_t count) const {

@@ -2,8 +2,6 @@
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 
-#include <functional>
-#include <future>
 #include <string>
 #include <utility>
 #include <vector>
@@ -44,15 +42,6 @@ std::string verdict_of(c10d::Store& store, int num_ranks,
   return kFine;
 }
 
-void run_on(GroupWorker& worker, const std::function<void()>& job) {
-  std::promise<void> done;
-  worker.run([&] {
-    job();
-    done.set_value();
-  });
-  done.get_future().wait();
-}
-
 }  // namespace
 
 std::shared_ptr<ShmChannel> make_shm_channel(c10d::Store& store,
@@ -77,7 +66,7 @@ std::shared_ptr<ShmChannel> make_shm_channel(c10d::Store& store,
                                            names, timeout);
     // Before anyone may wait for this rank: else one that died in between
     // would be taken for one that is yet to come.
-    run_on(worker, [&] { channel->open(); });
+    worker.run_and_wait([&] { channel->open(); });
   } catch (const std::exception& error) {
     entry = error_entry(names, error);
     if (is_maker) set_text(store, kNameKey, entry);
@@ -90,7 +79,7 @@ std::shared_ptr<ShmChannel> make_shm_channel(c10d::Store& store,
   }
   const std::string verdict = entry_of(store, kVerdictKey, timeout);
   if (verdict != kFine && channel) {
-    run_on(worker, [&] { channel->close(); });
+    worker.run_and_wait([&] { channel->close(); });
   }
   TORCH_CHECK(verdict == kFine, verdict.substr(1));
   return channel;

@@ -102,7 +102,8 @@ class ShmTransport : public GroupTransport {
   }
 
   // Calls phase(begin, end) for consecutive ranges of at most `step` bytes, at
-  // least once, with a phase begun for each.
+  // least once, with a phase begun for each. All ranks must give the same
+  // num_bytes: that of the first rank's shards, which are the longest.
   template <typename Phase>
   void in_phases(const CollectiveCall& call, std::int64_t num_bytes,
                  std::int64_t step, Phase phase) {
@@ -131,7 +132,8 @@ std::int64_t ShmTransport::all_gather(const CollectiveCall& call,
                                       const std::vector<FlatView>& flats) {
   const ShardBytes own(flats, rank());
   constexpr auto kStep = ShmChannel::kStagingBytes;
-  in_phases(call, own.size(), kStep, [&](std::int64_t begin, std::int64_t end) {
+  const std::int64_t longest = ShardBytes(flats, 0).size();
+  in_phases(call, longest, kStep, [&](std::int64_t begin, std::int64_t end) {
     own.copy_to(channel_->staging(rank()), begin, end);
     channel_->post();
     for (int i = 1; i < size(); ++i) {
@@ -170,23 +172,26 @@ void ShmTransport::reduce_range(const CollectiveCall& call,
                 channel_->is_empty(peer) ? nullptr : part(peer, rank()) + at);
           }
         }
-        combine(call, flats[i].dtype, output(i, offset, at), by_rank,
-                num_bytes, scratch_);
+        combine(call, flats[i].dtype, output(i, offset, at), by_rank, num_bytes,
+                scratch_);
       });
 }
 
 std::int64_t ShmTransport::reduce_scatter(
     const CollectiveCall& call, const std::vector<FlatView>& flats,
     const std::vector<std::byte*>& outputs) {
-  const std::int64_t shard_bytes = ShardBytes(flats, rank()).size();
-  in_phases(call, shard_bytes, part_bytes(),
+  const std::int64_t longest = ShardBytes(flats, 0).size();
+  in_phases(call, longest, part_bytes(),
             [&](std::int64_t begin, std::int64_t end) {
               reduce_range(call, flats, begin, end,
                            [&](std::size_t i, std::int64_t offset,
                                std::int64_t) { return outputs[i] + offset; });
               channel_->take();
             });
-  return call.is_empty ? 0 : shard_bytes * (size() - 1);
+  if (call.is_empty) return 0;
+  std::int64_t given_bytes = -ShardBytes(flats, rank()).size();
+  for (const FlatView& flat : flats) given_bytes += flat.num_bytes();
+  return given_bytes;
 }
 
 void ShmTransport::all_reduce_whole(const CollectiveCall& call,

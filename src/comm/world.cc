@@ -11,11 +11,9 @@
 #include <utility>
 
 #include "base/log.h"
-#include "comm/gloo_backend.h"
 #include "comm/group_impl.h"
+#include "comm/group_transport.h"
 #include "comm/launcher_environment.h"
-#include "comm/message_transport.h"
-#include "comm/shm_transport.h"
 #include "comm/world_rendezvous.h"
 #include "nfold/errors.h"
 
@@ -85,12 +83,6 @@ struct World::Impl {
   std::unique_ptr<Group> make_group_of(const std::string& name,
                                        const std::vector<int>& ranks,
                                        Transport transport);
-  // Null where the ranks cannot share memory, or shall not. Raises where they
-  // must.
-  std::unique_ptr<GroupTransport> shm_transport_of(const GroupSpec& spec,
-                                                   c10d::Store& group_store,
-                                                   Transport transport,
-                                                   GroupWorker& worker) const;
   bool is_one_host(const std::vector<int>& ranks) const;
   // Of each of the ranks; empty if all are on one host.
   std::vector<std::string> host_names_of(const std::vector<int>& ranks) const;
@@ -117,16 +109,18 @@ void World::Impl::join() {
       job.master_addr.empty()
           ? std::string("the caller's store")
           : fmt::format("{}:{}", job.master_addr, job.master_port);
-  hosts =
-      meet(*store, {job.rank, job.size, host_identity(), address, host_name()},
-           options);
+  hosts = meet(*store,
+               {job.rank, job.size, host_identity(options.host), address,
+                host_name(options.host)},
+               options);
   const auto self = hosts.begin() + job.rank;
   const auto is_here = [&](const RankHost& other) {
     return other.identity == self->identity;
   };
   // The launcher's word counts, as programs choose their device by it; but
   // it knows nothing of hosts that a test makes up.
-  if (job.local_rank && job.local_size && !has_host_override()) {
+  if (job.local_rank && job.local_size && options.host.empty() &&
+      host_override().empty()) {
     local_rank = *job.local_rank;
     local_size = *job.local_size;
   } else {
@@ -170,32 +164,6 @@ std::string World::Impl::interface_hint(const std::vector<int>& ranks) const {
   return own_address_towards(job.master_addr, job.master_port);
 }
 
-std::unique_ptr<GroupTransport> World::Impl::shm_transport_of(
-    const GroupSpec& spec, c10d::Store& group_store, Transport transport,
-    GroupWorker& worker) const {
-  if (transport == Transport::kGloo) return nullptr;
-  const bool is_wanted = transport == Transport::kShm;
-  if (!is_one_host(spec.global_ranks)) {
-    TORCH_CHECK_VALUE(!is_wanted, "[rank ", job.rank, "] group '", spec.name,
-                      "' has the ranks ", list_of(spec.global_ranks),
-                      ", which are on several hosts and share no memory; use "
-                      "transport gloo, or auto");
-    return nullptr;
-  }
-  try {
-    const PeerNames names{spec.rank, spec.global_ranks};
-    return make_shm_transport(
-        make_shm_channel(group_store, names, options.timeout, worker));
-  } catch (const c10::Error& error) {
-    if (is_wanted) throw;
-    if (spec.rank == 0) {
-      log_warning("group '{}' goes over gloo, which is slower: {}", spec.name,
-                  message_of(error));
-    }
-    return nullptr;
-  }
-}
-
 std::unique_ptr<Group> World::Impl::make_group_of(const std::string& name,
                                                   const std::vector<int>& ranks,
                                                   Transport transport) {
@@ -214,19 +182,18 @@ std::unique_ptr<Group> World::Impl::make_group_of(const std::string& name,
   auto group_store = c10::make_intrusive<c10d::PrefixStore>(
       fmt::format("group/{}/{}", number, name), store);
   spec.store = c10::make_intrusive<c10d::PrefixStore>("failure", group_store);
-  auto worker = std::make_unique<GroupWorker>(name);
-  auto shm = shm_transport_of(spec, *group_store, transport, *worker);
-  if (shm) {
-    return make_group(std::move(spec), std::move(shm), std::move(worker));
+  TransportRequest request;
+  request.group_name = name;
+  request.names = {spec.rank, ranks, spec.host_names};
+  for (const int rank : ranks) {
+    request.hosts.push_back(hosts[static_cast<std::size_t>(rank)].identity);
   }
-  GroupLink link;
-  link.names = {spec.rank, ranks, spec.host_names};
-  link.timeout = options.timeout;
-  link.backend =
-      make_gloo_backend(group_store, spec.rank, static_cast<int>(ranks.size()),
-                        options.timeout, interface_hint(ranks));
-  return make_group(std::move(spec), make_message_transport(std::move(link)),
-                    std::move(worker));
+  request.transport = transport;
+  request.timeout = options.timeout;
+  request.interface_hint = interface_hint(ranks);
+  auto worker = std::make_unique<GroupWorker>(name);
+  auto way = make_group_transport(group_store, request, *worker);
+  return make_group(std::move(spec), std::move(way), std::move(worker));
 }
 
 const char* name_of(Transport transport) {

@@ -72,13 +72,14 @@ std::string port_advice(const LauncherEnvironment& job) {
 
 }  // namespace
 
-bool has_host_override() {
+std::string host_override() {
   const char* text = std::getenv(kHostOverride);
-  return text != nullptr && *text != '\0';
+  return text == nullptr ? "" : text;
 }
 
-std::string host_identity() {
-  if (has_host_override()) return std::getenv(kHostOverride);
+std::string host_identity(const std::string& given) {
+  const std::string chosen = given.empty() ? host_override() : given;
+  if (!chosen.empty()) return chosen;
   std::string boot_id;
   std::ifstream("/proc/sys/kernel/random/boot_id") >> boot_id;
   // Without /proc the name is the best there is.
@@ -89,8 +90,9 @@ std::string host_identity() {
                      has_shared_memory ? shared_memory.st_dev : 0);
 }
 
-std::string host_name() {
-  if (has_host_override()) return std::getenv(kHostOverride);
+std::string host_name(const std::string& given) {
+  const std::string chosen = given.empty() ? host_override() : given;
+  if (!chosen.empty()) return chosen;
   char name[256] = {};
   ::gethostname(name, sizeof(name) - 1);
   return name;

@@ -21,13 +21,14 @@
 
 namespace nfold {
 
-// What is equal on two ranks exactly if they can share memory: the booted
-// kernel and the file system behind /dev/shm. NFOLD_HOST overrides it.
-std::string host_identity();
-// Whether NFOLD_HOST is set.
-bool has_host_override();
-// What people call this host: NFOLD_HOST, else its name.
-std::string host_name();
+// NFOLD_HOST, or empty.
+std::string host_override();
+// What is equal on two ranks exactly if they can share memory: the name that
+// is given, if one is, else NFOLD_HOST, else the booted kernel and the file
+// system behind /dev/shm.
+std::string host_identity(const std::string& given = "");
+// What people call this host: likewise, else its name.
+std::string host_name(const std::string& given = "");
 
 // This host's address on the way to `host`, as digits: one that peers which
 // reach `host` can connect to. Empty if there is none.

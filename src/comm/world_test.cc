@@ -248,12 +248,13 @@ TEST(Rendezvous, AttemptsAtOneAddressDoNotMeet) {
 }
 
 TEST(Rendezvous, AHostMayBeMadeUp) {
-  EXPECT_FALSE(has_host_override());
+  EXPECT_EQ(host_override(), "");
   const std::string real = host_identity();
   EXPECT_THAT(real, HasSubstr(":"));
   ::setenv("NFOLD_HOST", "node1", 1);
-  EXPECT_TRUE(has_host_override());
+  EXPECT_EQ(host_override(), "node1");
   EXPECT_EQ(host_identity(), "node1");
+  EXPECT_EQ(host_identity("node2"), "node2");
   EXPECT_EQ(host_name(), "node1");
   ::unsetenv("NFOLD_HOST");
   EXPECT_EQ(host_identity(), real);

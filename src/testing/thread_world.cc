@@ -38,6 +38,9 @@ std::exception_ptr run_rank(const Run& run, int rank, int size) {
     options.timeout = run.options.timeout;
     options.rendezvous_timeout = run.options.timeout;
     options.transport = run.options.transport;
+    if (run.options.ranks_per_host > 0) {
+      options.host = fmt::format("h{}", rank / run.options.ranks_per_host);
+    }
     World world = World::from_store(run.store, rank, size, options);
     run.body(world);
     return nullptr;

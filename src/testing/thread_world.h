@@ -30,6 +30,8 @@ struct ThreadWorldOptions {
   std::chrono::milliseconds limit = std::chrono::seconds(120);
   // NFOLD_TRANSPORT, which a ctest entry may set, where it is set.
   Transport transport = transport_for_tests();
+  // 0: all are on one host. Else hosts "h0", "h1", ... of so many ranks each.
+  int ranks_per_host = 0;
 };
 
 // Runs the body once for each rank, each on a thread of its own, and returns

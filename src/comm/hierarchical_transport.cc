@@ -1,0 +1,133 @@
+#include "comm/hierarchical_transport.h"
+
+#include <algorithm>
+
+namespace nfold {
+namespace {
+
+class HierarchicalTransport : public GroupTransport {
+ public:
+  HierarchicalTransport(const HostBlocks& blocks, int rank,
+                        HierarchyLevels levels)
+      : blocks_(blocks),
+        local_rank_(rank % blocks.ranks_per_host),
+        levels_(std::move(levels)) {}
+
+  const char* name() const override { return "shm+gloo"; }
+
+  std::int64_t all_gather(const CollectiveCall& call,
+                          const std::vector<FlatView>& flats) override {
+    meet(call);
+    std::int64_t sent_bytes = across().all_gather(call, flats);
+    sent_bytes += local().all_gather(call, by_host(flats));
+    return sent_bytes;
+  }
+
+  std::int64_t reduce_scatter(const CollectiveCall& call,
+                              const std::vector<FlatView>& flats,
+                              const std::vector<std::byte*>& outputs) override {
+    if (!combines_by_host(blocks_, call.op, call.dtype)) {
+      meet(call);
+      return flat().reduce_scatter(call, flats, outputs);
+    }
+    std::int64_t sent_bytes = reduce_inside(call, flats);
+    sent_bytes += across().reduce_scatter(with_sums(call), flats, outputs);
+    return sent_bytes;
+  }
+
+  std::int64_t all_reduce(const CollectiveCall& call,
+                          const FlatView& whole) override {
+    if (!combines_by_host(blocks_, call.op, call.dtype)) {
+      meet(call);
+      return flat().all_reduce(call, whole);
+    }
+    std::int64_t sent_bytes = reduce_inside(call, {whole});
+    sent_bytes += across().all_reduce(call, whole);
+    sent_bytes += local().all_gather(call, by_host({whole}));
+    return sent_bytes;
+  }
+
+  std::int64_t broadcast(const CollectiveCall& call,
+                         const FlatView& whole) override {
+    meet(call);
+    CollectiveCall local_call = call;
+    local_call.source = call.source % blocks_.ranks_per_host;
+    std::int64_t sent_bytes = 0;
+    if (local_call.source == local_rank_) {
+      sent_bytes += across().broadcast(call, whole);
+    }
+    sent_bytes += local().broadcast(local_call, whole);
+    return sent_bytes;
+  }
+
+  std::int64_t all_to_all(const CollectiveCall& call, const FlatView& output,
+                          const FlatView& input) override {
+    meet(call);
+    return flat().all_to_all(call, output, input);
+  }
+
+  std::int64_t barrier(const CollectiveCall& call) override {
+    meet(call);
+    return across().barrier(call);
+  }
+
+  void close() noexcept override {
+    for (auto* level : {&local(), &across(), &flat()}) level->close();
+  }
+
+ private:
+  GroupTransport& local() const { return *levels_.local; }
+  GroupTransport& across() const { return *levels_.across; }
+  GroupTransport& flat() const { return *levels_.flat; }
+
+  // Before anything waits for a rank of another host.
+  void meet(const CollectiveCall& call) { local().barrier(call); }
+
+  // For each host and flat tensor, the part that its ranks own.
+  std::vector<FlatView> by_host(const std::vector<FlatView>& flats) const {
+    std::vector<FlatView> parts;
+    for (int host = 0; host < blocks_.num_hosts; ++host) {
+      for (const FlatView& whole : flats) {
+        const int first = host * blocks_.ranks_per_host;
+        const std::int64_t begin =
+            std::min(first * whole.shard_numel, whole.numel);
+        const std::int64_t end = std::min(
+            begin + blocks_.ranks_per_host * whole.shard_numel, whole.numel);
+        parts.push_back(
+            {whole.shard(first), whole.dtype, end - begin, whole.shard_numel});
+      }
+    }
+    return parts;
+  }
+
+  // The shards of this rank's column <- what this host contributes to them.
+  std::int64_t reduce_inside(const CollectiveCall& call,
+                             const std::vector<FlatView>& flats) {
+    const auto parts = by_host(flats);
+    std::vector<std::byte*> in_place;
+    for (const FlatView& part : parts) {
+      in_place.push_back(part.shard(local_rank_));
+    }
+    return local().reduce_scatter(call, parts, in_place);
+  }
+
+  // Others of this host may have contributed where this rank has not.
+  static CollectiveCall with_sums(CollectiveCall call) {
+    call.is_empty = false;
+    return call;
+  }
+
+  const HostBlocks blocks_;
+  const int local_rank_;
+  const HierarchyLevels levels_;
+};
+
+}  // namespace
+
+std::unique_ptr<GroupTransport> make_hierarchical_transport(
+    const HostBlocks& blocks, int rank, HierarchyLevels levels) {
+  return std::make_unique<HierarchicalTransport>(blocks, rank,
+                                                 std::move(levels));
+}
+
+}  // namespace nfold
