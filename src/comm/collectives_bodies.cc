@@ -52,9 +52,12 @@ class ShardReduction {
     for (const int peer : exchange.peers()) {
       if (!exchange.is_empty(peer)) senders_.push_back(peer);
     }
+    std::int64_t output_bytes = 0;
     for (const Chunk& chunk : chunks_) {
       slot_bytes_ = std::max(slot_bytes_, chunk.num_bytes);
+      output_bytes += chunk.num_bytes;
     }
+    stores_ = kernels::stores_for(output_bytes);
     // Slots start at cache lines.
     slot_bytes_ = (slot_bytes_ + 63) / 64 * 64;
     staging_ = scratch.staging(static_cast<std::size_t>(slot_bytes_) *
@@ -110,7 +113,8 @@ class ShardReduction {
       }
       by_rank.push_back(contribution);
     }
-    combine(call_, flat.dtype, output, by_rank, chunk.num_bytes, scratch_);
+    combine(call_, flat.dtype, output, by_rank, chunk.num_bytes, scratch_,
+            stores_);
   }
 
   GroupExchange& exchange_;
@@ -122,6 +126,7 @@ class ShardReduction {
   std::vector<int> senders_;                    // peers that send payload
   std::vector<std::vector<Message>> arrivals_;  // of each slot
   std::int64_t slot_bytes_ = 0;
+  kernels::Stores stores_ = kernels::Stores::kCached;
   std::byte* staging_ = nullptr;
 };
 

@@ -21,7 +21,7 @@ at::Tensor tensor_over(const std::byte* data, c10::ScalarType dtype,
 
 void combine(const CollectiveCall& call, c10::ScalarType dtype,
              std::byte* output, const std::vector<const std::byte*>& by_rank,
-             std::int64_t num_bytes, Scratch& scratch) {
+             std::int64_t num_bytes, Scratch& scratch, kernels::Stores stores) {
   if (std::all_of(by_rank.begin(), by_rank.end(),
                   [](const std::byte* data) { return data == nullptr; })) {
     std::memset(output, 0, static_cast<std::size_t>(num_bytes));
@@ -38,10 +38,10 @@ void combine(const CollectiveCall& call, c10::ScalarType dtype,
   const at::Tensor result = tensor_over(output, dtype, num_bytes);
   switch (call.op) {
     case ReduceOp::kSum:
-      kernels::sum_tree(result, inputs);
+      kernels::sum_tree(result, inputs, stores);
       break;
     case ReduceOp::kMax:
-      kernels::max_of(result, inputs);
+      kernels::max_of(result, inputs, stores);
       break;
   }
 }

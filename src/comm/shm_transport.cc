@@ -6,6 +6,7 @@
 
 #include "comm/combine.h"
 #include "comm/scratch.h"
+#include "kernels/streaming.h"
 
 namespace nfold {
 namespace {
@@ -13,6 +14,16 @@ namespace {
 // Up to here every rank sums everything: one phase instead of two.
 constexpr std::int64_t kWholeBytes = std::int64_t{64} << 10;
 constexpr std::int64_t kLineBytes = 64;
+
+using kernels::copy_bytes;
+using kernels::Stores;
+using kernels::stores_for;
+
+std::int64_t bytes_of(const std::vector<FlatView>& flats) {
+  std::int64_t num_bytes = 0;
+  for (const FlatView& flat : flats) num_bytes += flat.num_bytes();
+  return num_bytes;
+}
 
 // The shards of one rank in several flat tensors, as one range of bytes.
 class ShardBytes {
@@ -50,13 +61,13 @@ class ShardBytes {
                });
   }
 
-  void copy_from(const std::byte* from, std::int64_t begin,
-                 std::int64_t end) const {
+  void copy_from(const std::byte* from, std::int64_t begin, std::int64_t end,
+                 Stores stores) const {
     for_pieces(begin, end,
                [&](std::size_t i, std::int64_t offset, std::int64_t at,
                    std::int64_t num_bytes) {
-                 std::memcpy(flats_[i].shard(rank_) + offset, from + at,
-                             static_cast<std::size_t>(num_bytes));
+                 copy_bytes(flats_[i].shard(rank_) + offset, from + at,
+                            num_bytes, stores);
                });
   }
 
@@ -133,13 +144,15 @@ std::int64_t ShmTransport::all_gather(const CollectiveCall& call,
   const ShardBytes own(flats, rank());
   constexpr auto kStep = ShmChannel::kStagingBytes;
   const std::int64_t longest = ShardBytes(flats, 0).size();
+  const Stores stores = stores_for(bytes_of(flats));
   in_phases(call, longest, kStep, [&](std::int64_t begin, std::int64_t end) {
     own.copy_to(channel_->staging(rank()), begin, end);
     channel_->post();
     for (int i = 1; i < size(); ++i) {
       const int peer = channel_->peer(i);
       channel_->await(peer);
-      ShardBytes(flats, peer).copy_from(channel_->staging(peer), begin, end);
+      ShardBytes(flats, peer)
+          .copy_from(channel_->staging(peer), begin, end, stores);
     }
     channel_->take();
   });
@@ -158,6 +171,7 @@ void ShmTransport::reduce_range(const CollectiveCall& call,
   channel_->post();
   channel_->await_all();
   const ShardBytes own(flats, rank());
+  const Stores stores = stores_for(own.size());
   own.for_pieces(
       begin, end,
       [&](std::size_t i, std::int64_t offset, std::int64_t at,
@@ -173,7 +187,7 @@ void ShmTransport::reduce_range(const CollectiveCall& call,
           }
         }
         combine(call, flats[i].dtype, output(i, offset, at), by_rank, num_bytes,
-                scratch_);
+                scratch_, stores);
       });
 }
 
@@ -189,9 +203,7 @@ std::int64_t ShmTransport::reduce_scatter(
               channel_->take();
             });
   if (call.is_empty) return 0;
-  std::int64_t given_bytes = -ShardBytes(flats, rank()).size();
-  for (const FlatView& flat : flats) given_bytes += flat.num_bytes();
-  return given_bytes;
+  return bytes_of(flats) - ShardBytes(flats, rank()).size();
 }
 
 void ShmTransport::all_reduce_whole(const CollectiveCall& call,
@@ -223,6 +235,7 @@ std::int64_t ShmTransport::all_reduce(const CollectiveCall& call,
     return sent_bytes;
   }
   const std::vector<FlatView> flats{flat};
+  const Stores stores = stores_for(flat.num_bytes());
   // The first rank's shard is the longest; all need the same phases.
   in_phases(call, flat.shard_bytes(0), part_bytes(),
             [&](std::int64_t begin, std::int64_t end) {
@@ -241,7 +254,7 @@ std::int64_t ShmTransport::all_reduce(const CollectiveCall& call,
                 const int peer = channel_->peer(i);
                 channel_->await(peer);
                 ShardBytes(flats, peer)
-                    .copy_from(channel_->staging(peer), begin, end);
+                    .copy_from(channel_->staging(peer), begin, end, stores);
               }
               channel_->take();
             });
@@ -254,19 +267,19 @@ std::int64_t ShmTransport::broadcast(const CollectiveCall& call,
   const std::vector<FlatView> flats{flat};
   const ShardBytes whole(flats, 0);
   constexpr auto kStep = ShmChannel::kStagingBytes;
-  in_phases(call, flat.num_bytes(), kStep,
-            [&](std::int64_t begin, std::int64_t end) {
-              if (is_source)
-                whole.copy_to(channel_->staging(rank()), begin, end);
-              channel_->post();
-              // All, as each may have entered another collective.
-              if (begin == 0) channel_->await_all();
-              if (!is_source) {
-                channel_->await(call.source);
-                whole.copy_from(channel_->staging(call.source), begin, end);
-              }
-              channel_->take();
-            });
+  const Stores stores = stores_for(flat.num_bytes());
+  in_phases(
+      call, flat.num_bytes(), kStep, [&](std::int64_t begin, std::int64_t end) {
+        if (is_source) whole.copy_to(channel_->staging(rank()), begin, end);
+        channel_->post();
+        // All, as each may have entered another collective.
+        if (begin == 0) channel_->await_all();
+        if (!is_source) {
+          channel_->await(call.source);
+          whole.copy_from(channel_->staging(call.source), begin, end, stores);
+        }
+        channel_->take();
+      });
   return is_source ? flat.num_bytes() * (size() - 1) : 0;
 }
 
@@ -276,10 +289,8 @@ std::int64_t ShmTransport::all_to_all(const CollectiveCall& call,
   const std::vector<FlatView> outputs{output};
   const std::vector<FlatView> inputs{input};
   const std::int64_t part_size = input.shard_bytes(rank());
-  if (part_size > 0) {
-    std::memcpy(output.shard(rank()), input.shard(rank()),
-                static_cast<std::size_t>(part_size));
-  }
+  const Stores stores = stores_for(output.num_bytes());
+  copy_bytes(output.shard(rank()), input.shard(rank()), part_size, stores);
   in_phases(
       call, part_size, part_bytes(), [&](std::int64_t begin, std::int64_t end) {
         for (int i = 1; i < size(); ++i) {
@@ -290,7 +301,8 @@ std::int64_t ShmTransport::all_to_all(const CollectiveCall& call,
         for (int i = 1; i < size(); ++i) {
           const int peer = channel_->peer(i);
           channel_->await(peer);
-          ShardBytes(outputs, peer).copy_from(part(peer, rank()), begin, end);
+          ShardBytes(outputs, peer)
+              .copy_from(part(peer, rank()), begin, end, stores);
         }
         channel_->take();
       });

@@ -125,10 +125,10 @@ class GradReducer {
   // What one launch of a bucket has under way.
   struct Launch {
     std::size_t bucket = 0;
-    std::vector<at::Tensor> flats;  // one for each unit
+    std::vector<at::Tensor> flats{};  // one for each unit
     // Defined where the sum goes right to the unit.
-    std::vector<at::Tensor> places;
-    std::vector<Pending> pendings;
+    std::vector<at::Tensor> places{};
+    std::vector<Pending> pendings{};
     std::int64_t bytes = 0;
   };
   struct Slot {

@@ -7,7 +7,7 @@
 // payload of a NaN made of two NaNs excepted).
 //
 // Not for use outside of this folder: use sum_tree.h, cast_copy.h, norm.h,
-// optim_step.h and quantize.h.
+// optim_step.h, quantize.h and streaming.h.
 //
 // This header is compiled with different instruction sets. It may declare, but
 // not define functions: an inline function's copy made for one instruction set
@@ -139,6 +139,9 @@ struct Loops {
   OrderedRange (*range)(const float* x, std::int64_t numel);
   QuantizeLoops quantize_8_bits;
   QuantizeLoops quantize_4_bits;
+  // A copy past the caches, and what makes it visible to other threads.
+  void (*stream)(void* to, const void* from, std::int64_t num_bytes);
+  void (*finish_stream)();
 };
 
 extern const Loops kBaselineLoops;

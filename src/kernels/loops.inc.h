@@ -15,6 +15,7 @@
 #include "kernels/element_loops.inc.h"
 #include "kernels/optimizer_loops.inc.h"
 #include "kernels/quantize_loops.inc.h"
+#include "kernels/streaming_loops.inc.h"
 // clang-format on
 
 namespace nfold::kernels {
@@ -88,6 +89,8 @@ constexpr Loops make_loops() {
   loops.range = range_loop;
   loops.quantize_8_bits = {encode_8_loop, decode_8_loop};
   loops.quantize_4_bits = {encode_4_loop, decode_4_loop};
+  loops.stream = stream_loop;
+  loops.finish_stream = finish_stream;
   return loops;
 }
 

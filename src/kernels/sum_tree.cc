@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstring>
 #include <memory>
 #include <new>
 #include <string>
@@ -109,8 +108,9 @@ struct AlignedDelete {
 class TreeReduction {
  public:
   TreeReduction(const ReduceLoops& reduce, Element element,
-                std::size_t num_inputs)
-      : reduce_(reduce),
+                std::size_t num_inputs, Stores stores)
+      : stores_(stores),
+        reduce_(reduce),
         widen_(loops().widen[static_cast<int>(element)]),
         narrow_(loops().narrow[static_cast<int>(element)]),
         element_bytes_(bytes_of(element)),
@@ -118,9 +118,11 @@ class TreeReduction {
 
   void run(std::byte* out, const std::vector<const std::byte*>& inputs,
            std::int64_t begin, std::int64_t end) const {
-    const std::unique_ptr<std::byte[], AlignedDelete> slots(
-        new (std::align_val_t{64})
-            std::byte[std::max<std::size_t>(plan_.num_slots, 1) * kSlotBytes]);
+    const std::unique_ptr<std::byte[], AlignedDelete> slots(new (
+        std::align_val_t{64}) std::byte[(plan_.num_slots + 1) * kSlotBytes]);
+    // Streamed sums are made in the last slot first.
+    const bool is_streamed = stores_ == Stores::kStreaming;
+    std::byte* const sums = slots.get() + plan_.num_slots * kSlotBytes;
     const auto at = [&](const Place& place, std::int64_t offset_bytes) {
       switch (place.kind) {
         case Place::Kind::kInput:
@@ -131,7 +133,7 @@ class TreeReduction {
         case Place::Kind::kOut:
           break;
       }
-      return out + offset_bytes;
+      return is_streamed ? sums : out + offset_bytes;
     };
     for (std::int64_t first = begin; first < end; first += kTreeBlockNumel) {
       const std::int64_t numel = std::min(kTreeBlockNumel, end - first);
@@ -155,10 +157,15 @@ class TreeReduction {
             break;
         }
       }
+      if (is_streamed) {
+        loops().stream(out + offset_bytes, sums, numel * element_bytes_);
+      }
     }
+    if (is_streamed) loops().finish_stream();
   }
 
  private:
+  Stores stores_;
   ReduceLoops reduce_;
   UnaryLoop widen_;
   UnaryLoop narrow_;
@@ -167,7 +174,8 @@ class TreeReduction {
 };
 
 void reduce(const char* kernel, const ReduceLoops (&table)[kNumElements],
-            const at::Tensor& out, at::ArrayRef<at::Tensor> inputs) {
+            const at::Tensor& out, at::ArrayRef<at::Tensor> inputs,
+            Stores stores) {
   const Element element = checked_element(out, kernel, "out");
   TORCH_CHECK_VALUE(!inputs.empty(), kernel,
                     ": expected at least one input but found none");
@@ -185,13 +193,18 @@ void reduce(const char* kernel, const ReduceLoops (&table)[kNumElements],
   }
   auto* to = static_cast<std::byte*>(out.mutable_data_ptr());
   if (inputs.size() == 1) {
-    if (to != pointers[0] && out.numel() > 0) {
-      std::memcpy(to, pointers[0], out.nbytes());
+    if (to != pointers[0]) {
+      copy_bytes(to, pointers[0], static_cast<std::int64_t>(out.nbytes()),
+                 stores);
     }
     return;
   }
+  // In place the lines are in a cache already.
+  if (std::find(pointers.begin(), pointers.end(), to) != pointers.end()) {
+    stores = Stores::kCached;
+  }
   const TreeReduction reduction(table[static_cast<int>(element)], element,
-                                inputs.size());
+                                inputs.size(), stores);
   at::parallel_for(0, out.numel(), kTreeGrainNumel,
                    [&](std::int64_t begin, std::int64_t end) {
                      reduction.run(to, pointers, begin, end);
@@ -200,12 +213,12 @@ void reduce(const char* kernel, const ReduceLoops (&table)[kNumElements],
 
 }  // namespace
 
-void sum_tree(at::Tensor out, at::ArrayRef<at::Tensor> inputs) {
-  reduce("sum_tree", loops().sum, out, inputs);
+void sum_tree(at::Tensor out, at::ArrayRef<at::Tensor> inputs, Stores stores) {
+  reduce("sum_tree", loops().sum, out, inputs, stores);
 }
 
-void max_of(at::Tensor out, at::ArrayRef<at::Tensor> inputs) {
-  reduce("max_of", loops().max, out, inputs);
+void max_of(at::Tensor out, at::ArrayRef<at::Tensor> inputs, Stores stores) {
+  reduce("max_of", loops().max, out, inputs, stores);
 }
 
 }  // namespace nfold::kernels

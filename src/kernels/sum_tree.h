@@ -15,6 +15,8 @@
 #include <ATen/core/TensorBody.h>
 #include <c10/util/ArrayRef.h>
 
+#include "kernels/streaming.h"
+
 namespace nfold::kernels {
 
 // out[i] <- sum over inputs, in index order as above. Contiguous CPU tensors of
@@ -23,9 +25,11 @@ namespace nfold::kernels {
 // around. `out` may be any of the inputs, but must not overlap one otherwise.
 // Needs memory for a few thousand elements. Raises c10::ValueError for tensors
 // that do not fit, c10::NotImplementedError for other dtypes.
-void sum_tree(at::Tensor out, at::ArrayRef<at::Tensor> inputs);
+void sum_tree(at::Tensor out, at::ArrayRef<at::Tensor> inputs,
+              Stores stores = Stores::kCached);
 
 // As sum_tree with the maximum; NaN if an input is NaN.
-void max_of(at::Tensor out, at::ArrayRef<at::Tensor> inputs);
+void max_of(at::Tensor out, at::ArrayRef<at::Tensor> inputs,
+            Stores stores = Stores::kCached);
 
 }  // namespace nfold::kernels

@@ -44,9 +44,12 @@ TEST(SumTree, AddsInTreeOrderAndRoundsOnce) {
         inputs.push_back(awkward_tensor(2500, dtype, random));
       }
       const at::Tensor out = at::empty_like(inputs[0]);
-      sum_tree(out, inputs);
-      EXPECT_TRUE(is_bitwise_equal(out, reference_sum(inputs)))
-          << dtype << " with " << count << " inputs";
+      for (const Stores stores : {Stores::kCached, Stores::kStreaming}) {
+        out.zero_();
+        sum_tree(out, inputs, stores);
+        EXPECT_TRUE(is_bitwise_equal(out, reference_sum(inputs)))
+            << dtype << " with " << count << " inputs";
+      }
     }
   }
 }
@@ -87,7 +90,8 @@ TEST(SumTree, OutputMayBeAnyInput) {
           inputs.push_back(awkward_tensor(2100, dtype, random));
         }
         const at::Tensor expected = reference_sum(inputs);
-        sum_tree(inputs[alias], inputs);
+        sum_tree(inputs[alias], inputs,
+                 alias % 2 == 0 ? Stores::kCached : Stores::kStreaming);
         EXPECT_TRUE(is_bitwise_equal(inputs[alias], expected))
             << dtype << ", input " << alias << " of " << count;
       }
