@@ -27,7 +27,8 @@ LAYERS = {
 # implementation belongs to the lowest folder that may use it.
 PUBLIC = {
     "activation_checkpoint.h": "base", "errors.h": "base",
-    "call_text.h": "base", "comparison.h": "base", "graph_replay.h": "base",
+    "call_text.h": "base", "cores.h": "base",
+    "comparison.h": "base", "graph_replay.h": "base",
     "no_op.h": "base", "placement.h": "base", "seeds.h": "base",
     "torch_version.h": "base", "transposed_linear.h": "base",
     "memory_estimates.h": "layout", "partition.h": "layout",

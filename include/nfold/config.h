@@ -98,7 +98,7 @@ struct ZeroConfig {
   // Elements of one all-gather of updated parameters.
   std::int64_t allgather_bucket_size = 500'000'000;
   // Reduce while backward still runs. Resolved: absent means stage 3 only.
-  bool overlap_comm = false;
+  std::optional<bool> overlap_comm;
   // False: all-reduce and keep the own shard. Same bits, more bytes sent.
   bool reduce_scatter = true;
   // nfold's own key. Accumulate unreduced gradients locally and reduce them

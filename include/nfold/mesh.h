@@ -84,6 +84,8 @@ class Mesh {
 
   int rank() const { return rank_; }
   int world_size() const { return world_size_; }
+  // Of the world, on the host of this rank.
+  int ranks_on_host() const { return ranks_on_host_; }
 
   // The ranks over which a batch is split.
   Group& data_parallel() const { return group("data_parallel"); }
@@ -176,6 +178,7 @@ class Mesh {
   const World* world_;
   int rank_;
   int world_size_;
+  int ranks_on_host_;
   // The rank lists of sequence_data, of all ranks of the world.
   std::vector<std::vector<int>> state_lists_;
   bool is_data_before_expert_;

@@ -12,6 +12,7 @@
 #include "nfold/collectives.h"
 #include "nfold/comparison.h"
 #include "nfold/config.h"
+#include "nfold/cores.h"
 #include "nfold/differentiable_collectives.h"
 #include "nfold/dp_gather.h"
 #include "nfold/dummy_optim.h"

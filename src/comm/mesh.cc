@@ -17,6 +17,7 @@ Mesh::Mesh(const World& world, const Config& config)
     : world_(&world),
       rank_(world.rank()),
       world_size_(world.size()),
+      ranks_on_host_(world.local_size()),
       is_data_before_expert_(config.use_data_before_expert_parallelism) {
   const MeshPlan axes = plan_axes(config, world.size());
   state_lists_ = state_lists_of(axes);
@@ -27,6 +28,7 @@ Mesh::Mesh(const World& world, const Config& config, GroupProvider& provider)
     : world_(&world),
       rank_(world.rank()),
       world_size_(world.size()),
+      ranks_on_host_(world.local_size()),
       is_data_before_expert_(config.use_data_before_expert_parallelism) {
   ProvidedAxes axes = provided_axes(world, config, provider);
   state_lists_ = std::move(axes.state_lists);

@@ -10,11 +10,12 @@
 #include <cerrno>
 #include <climits>
 #include <ctime>
-#include <thread>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+
+#include "nfold/cores.h"
 
 namespace nfold {
 namespace {
@@ -46,8 +47,7 @@ void futex_wait(ShmChannel::Word& word, std::uint32_t value,
 
 // Spinning helps only if whoever is waited for runs at the same time.
 int spins_for(int num_ranks) {
-  const auto cores = static_cast<int>(std::thread::hardware_concurrency());
-  return num_ranks <= cores ? kSpins : 0;
+  return num_ranks <= usable_cores() ? kSpins : 0;
 }
 
 }  // namespace

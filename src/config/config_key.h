@@ -43,12 +43,13 @@ using FieldOf = T& (*)(Config&);
 // The field a key fills in; none for a key of which only the presence counts.
 using KeyField = std::variant<
     std::monostate, FieldOf<bool>, FieldOf<std::int64_t>, FieldOf<double>,
-    FieldOf<std::string>, FieldOf<std::optional<std::int64_t>>,
-    FieldOf<std::optional<double>>, FieldOf<std::optional<std::string>>,
-    FieldOf<std::vector<std::string>>, FieldOf<std::array<double, 2>>,
-    FieldOf<at::ScalarType>, FieldOf<std::optional<at::ScalarType>>,
-    FieldOf<OffloadDevice>, FieldOf<GradientReduceOp>, FieldOf<TagValidation>,
-    FieldOf<WarmupType>, FieldOf<OptimizerType>, FieldOf<SchedulerType>>;
+    FieldOf<std::string>, FieldOf<std::optional<bool>>,
+    FieldOf<std::optional<std::int64_t>>, FieldOf<std::optional<double>>,
+    FieldOf<std::optional<std::string>>, FieldOf<std::vector<std::string>>,
+    FieldOf<std::array<double, 2>>, FieldOf<at::ScalarType>,
+    FieldOf<std::optional<at::ScalarType>>, FieldOf<OffloadDevice>,
+    FieldOf<GradientReduceOp>, FieldOf<TagValidation>, FieldOf<WarmupType>,
+    FieldOf<OptimizerType>, FieldOf<SchedulerType>>;
 
 inline constexpr unsigned kEveryType = ~0U;
 

@@ -41,7 +41,6 @@ class ConfigReader {
     read_section_types();
     for (const ConfigKey& key : config_keys()) read_key(key);
     if (zero_switch_.empty()) read_offload_switches();
-    resolve_overlap();
     require_keys();
     finish();
     add_violations(config_, root_);
@@ -157,10 +156,7 @@ class ConfigReader {
       object.raw(name);
       return;
     }
-    const bool was_read = read_value(object, name, key, config_);
-    if (key.path == "zero_optimization.overlap_comm") {
-      is_overlap_given_ = was_read;
-    }
+    read_value(object, name, key, config_);
     add_status_note(key);
   }
 
@@ -289,11 +285,6 @@ class ConfigReader {
     }
   }
 
-  void resolve_overlap() {
-    ZeroConfig& zero = config_.zero_optimization;
-    if (!is_overlap_given_) zero.overlap_comm = zero.stage == 3;
-  }
-
   void require_keys() {
     for (const ConfigKey& key : config_keys()) {
       if (!key.is_required || leaf_of(key.path) == "type") continue;
@@ -324,7 +315,6 @@ class ConfigReader {
   std::string zero_switch_;
   bool has_optimizer_type_ = false;
   bool has_scheduler_type_ = false;
-  bool is_overlap_given_ = false;
 };
 
 }  // namespace

@@ -84,7 +84,7 @@ TEST(ConfigAuto, ATypicalTrainersFileIsRead) {
     "train_micro_batch_size_per_gpu": "auto", "wall_clock_breakdown": false})");
   EXPECT_EQ(config.zero_optimization.stage, 2);
   EXPECT_EQ(config.zero_optimization.reduce_bucket_size, 200'000'000);
-  EXPECT_TRUE(config.zero_optimization.overlap_comm);
+  EXPECT_EQ(config.zero_optimization.overlap_comm, true);
   EXPECT_EQ(config.param_dtype(), at::kFloat);
   EXPECT_EQ(config.optimizer->type, OptimizerType::kAdamW);
 }

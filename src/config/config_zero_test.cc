@@ -27,7 +27,7 @@ TEST(ConfigZero, DefaultsAreDeepSpeeds) {
   EXPECT_TRUE(zero.use_multi_rank_bucket_allreduce);
   EXPECT_TRUE(zero.allgather_partitions);
   EXPECT_EQ(zero.allgather_bucket_size, 500'000'000);
-  EXPECT_FALSE(zero.overlap_comm);
+  EXPECT_EQ(zero.overlap_comm, std::nullopt);
   EXPECT_TRUE(zero.load_from_fp32_weights);
   EXPECT_FALSE(zero.elastic_checkpoint);
   EXPECT_EQ(zero.offload_param.device, OffloadDevice::kNone);
@@ -115,14 +115,15 @@ TEST(ConfigZero, AllGatherBucketMayBeOdd) {
             1001);
 }
 
-TEST(ConfigZero, UnsetOverlapFollowsTheStage) {
-  EXPECT_FALSE(read_zero("\"stage\": 2").zero_optimization.overlap_comm);
-  EXPECT_FALSE(read_zero("\"stage\": 2, \"overlap_comm\": null")
-                   .zero_optimization.overlap_comm);
-  EXPECT_FALSE(read_zero("\"stage\": 2, \"overlap_comm\": \"auto\"")
-                   .zero_optimization.overlap_comm);
-  EXPECT_TRUE(read_zero("\"stage\": 2, \"overlap_comm\": true")
-                  .zero_optimization.overlap_comm);
+TEST(ConfigZero, OverlapMayBeUnset) {
+  const auto read = [](const std::string& pairs) {
+    return read_zero(pairs).zero_optimization.overlap_comm;
+  };
+  EXPECT_EQ(read("\"stage\": 3"), std::nullopt);
+  EXPECT_EQ(read("\"stage\": 3, \"overlap_comm\": null"), std::nullopt);
+  EXPECT_EQ(read("\"stage\": 3, \"overlap_comm\": \"auto\""), std::nullopt);
+  EXPECT_EQ(read("\"stage\": 2, \"overlap_comm\": true"), true);
+  EXPECT_EQ(read("\"stage\": 3, \"overlap_comm\": false"), false);
 }
 
 TEST(ConfigZero, Stage3KeysHaveTwoNames) {

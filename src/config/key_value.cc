@@ -81,12 +81,8 @@ bool read_field(JsonObject& object, const std::string& name,
     return index.has_value();
   } else if constexpr (std::is_same_v<T, std::array<double, 2>>) {
     return read_pair(object, name, key.range, value);
-  } else if constexpr (std::is_same_v<T, bool>) {
-    // Unset in files that DeepSpeed writes.
-    if (key.path == "zero_optimization.overlap_comm" &&
-        object.raw(name) == "null") {
-      return false;
-    }
+  } else if constexpr (std::is_same_v<T, bool> ||
+                       std::is_same_v<T, std::optional<bool>>) {
     return object.read(name, value);
   } else if constexpr (std::is_same_v<T, std::vector<std::string>>) {
     const bool was_read = object.read(name, value);

@@ -31,8 +31,8 @@ std::vector<ConfigKey> zero_keys() {
       {NFOLD_KEY(zero_optimization.allgather_bucket_size), kHonoured,
        "elements per all-gather of updated parameters", positive},
       {NFOLD_KEY(zero_optimization.overlap_comm), kHonoured,
-       "reduce buckets while backward still runs; unset means true at stage 3 "
-       "only"},
+       "reduce buckets while backward still runs; unset: at stage 3, unless "
+       "the ranks share memory and their threads occupy every core"},
       {NFOLD_KEY(zero_optimization.reduce_scatter), kHonoured,
        "false: all-reduce instead, with the same bits and more bytes sent"},
       {NFOLD_KEY(zero_optimization.reduce_at_boundary), kHonoured,

@@ -1,7 +1,12 @@
 #include "engine/reduction_setup.h"
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 #include <cmath>
+#include <string_view>
+
+#include "nfold/cores.h"
 
 namespace nfold {
 namespace {
@@ -17,7 +22,20 @@ std::int64_t bucket_numel(const Config& config,
   return std::min(config.zero_optimization.reduce_bucket_size, largest);
 }
 
+Carriers carriers_of(const Mesh& mesh) {
+  return {.shares_memory =
+              std::string_view(mesh.state_group().transport()) == "shm",
+          .num_threads = at::get_num_threads() * mesh.ranks_on_host(),
+          .num_cores = usable_cores()};
+}
+
 }  // namespace
+
+bool overlaps_backward(const ZeroConfig& zero, const Carriers& carriers) {
+  if (zero.overlap_comm) return *zero.overlap_comm;
+  return zero.stage == 3 &&
+         (!carriers.shares_memory || carriers.num_threads < carriers.num_cores);
+}
 
 GradScales scales_of(const Config& config, int num_ranks) {
   if (config.gradient_allreduce_op == GradientReduceOp::kSum) return {};
@@ -44,7 +62,8 @@ GradReducerOptions reducer_options(const Config& config,
   if (mesh.sequence_parallel_size() > 1) {
     options.comm_dtype = config.seq_parallel_communication_data_type;
   }
-  options.overlaps_backward = config.zero_optimization.overlap_comm;
+  options.overlaps_backward =
+      overlaps_backward(config.zero_optimization, carriers_of(mesh));
   options.all_reduces = !policy.reduces_to_owner;
   options.reduces_at_boundary = policy.reduces_at_boundary;
   options.allows_unused = config.zero_optimization.ignore_unused_parameters;

@@ -25,6 +25,19 @@ struct GradScales {
 
 GradScales scales_of(const Config& config, int num_ranks);
 
+// What could carry gradients while backward goes on.
+struct Carriers {
+  bool shares_memory = false;  // all ranks that reduce with each other
+  int num_threads = 1;         // that compute, of all ranks on this host
+  int num_cores = 1;           // of this host, for those threads
+};
+
+// Whether buckets are reduced while backward still runs: what the configuration
+// says, else at stage 3 if that takes nothing from backward: over a network, or
+// where cores are to spare. Ranks that share memory and occupy all cores reduce
+// each bucket in between instead, with what it is made of still in caches.
+bool overlaps_backward(const ZeroConfig& zero, const Carriers& carriers);
+
 // `units` are those that are trained.
 GradReducerOptions reducer_options(const Config& config,
                                    const StagePolicy& policy,

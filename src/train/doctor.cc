@@ -6,7 +6,6 @@
 #include <ATen/ops/full.h>
 #include <fmt/format.h>
 #include <linux/io_uring.h>
-#include <sched.h>
 #include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
@@ -26,6 +25,7 @@
 #include <torch/csrc/distributed/c10d/HashStore.hpp>
 
 #include "nfold/collectives.h"
+#include "nfold/cores.h"
 #include "nfold/errors.h"
 #include "nfold/world.h"
 
@@ -116,11 +116,8 @@ void examine_processor(std::vector<Fact>& facts) {
     if (model.empty()) model = machine.machine;
   }
   facts.push_back({section, "model", model});
-  cpu_set_t cores;
-  CPU_ZERO(&cores);
-  ::sched_getaffinity(0, sizeof(cores), &cores);
   facts.push_back({section, "cores",
-                   fmt::format("{} usable of {}", CPU_COUNT(&cores),
+                   fmt::format("{} usable of {}", usable_cores(),
                                ::sysconf(_SC_NPROCESSORS_ONLN))});
   const std::string simd = simd_text();
   const bool has_vector_unit = simd.find("avx2") != std::string::npos ||

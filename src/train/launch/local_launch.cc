@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <poll.h>
-#include <sched.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -22,6 +21,7 @@
 #include <random>
 #include <utility>
 
+#include "nfold/cores.h"
 #include "nfold/errors.h"
 #include "train/launch/failure_choice.h"
 #include "train/launch/port_reservation.h"
@@ -35,13 +35,6 @@ using Clock = std::chrono::steady_clock;
 constexpr char kLaunchIdVariable[] = "NFOLD_LAUNCH_ID";
 // From SIGTERM to SIGKILL.
 constexpr std::chrono::seconds kTerminationTime(5);
-
-int num_usable_cores() {
-  cpu_set_t cores;
-  CPU_ZERO(&cores);
-  if (::sched_getaffinity(0, sizeof(cores), &cores) != 0) return 1;
-  return std::max(1, CPU_COUNT(&cores));
-}
 
 // One job inside of another would use the ranks of the outer one.
 void check_not_inside_a_launcher() {
@@ -87,7 +80,7 @@ RankSpec spec_of(const LaunchOptions& options, const JobShape& shape,
   added[kLaunchIdVariable] = launch_id;
   if (std::getenv("OMP_NUM_THREADS") == nullptr) {
     added["OMP_NUM_THREADS"] =
-        std::to_string(std::max(1, num_usable_cores() / shape.ranks_per_host));
+        std::to_string(std::max(1, usable_cores() / shape.ranks_per_host));
   }
   RankSpec spec;
   spec.rank = shape.rank_of(local_rank);
