@@ -8,9 +8,12 @@
 #include <functional>
 #include <memory>
 #include <numeric>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <utility>
 
 #include "bench/plain_loops.h"
+#include "comm/gather_table.h"
+#include "comm/gloo_backend.h"
 #include "nfold/collectives.h"
 #include "nfold/host_memory.h"
 
@@ -18,36 +21,6 @@ namespace nfold::bench {
 namespace {
 
 constexpr std::int64_t kElementBytes = sizeof(float);
-
-// One way for bytes between ranks.
-struct Way {
-  std::string name;
-  std::shared_ptr<Group> group;
-};
-
-// Every transport that the world's ranks have, the default first. This is the
-// one place that knows of them.
-std::vector<Way> ways_of(const World& world) {
-  std::vector<int> all(static_cast<std::size_t>(world.size()));
-  std::iota(all.begin(), all.end(), 0);
-  std::vector<Way> ways{
-      {world.group().transport(),
-       std::shared_ptr<Group>(&world.group(), [](Group*) {})}};
-  if (ways.front().name != name_of(Transport::kGloo)) {
-    ways.push_back({name_of(Transport::kGloo),
-                    world.new_group("bench_gloo", all, Transport::kGloo)});
-  }
-  return ways;
-}
-
-// One cell of the table: what is timed, on this rank.
-struct Cell {
-  CollectiveRow row;
-  std::size_t copy = 0;  // index of the copy of the same size
-  Group* group = nullptr;
-  int num_calls = 1;
-  std::function<void()> call = nullptr;
-};
 
 struct BufferPair {
   at::Tensor full;
@@ -58,6 +31,12 @@ BufferPair make_pair(std::int64_t size_bytes) {
   const std::int64_t numel = size_bytes / kElementBytes;
   // Sums of zeros stay what they are, however often they are taken.
   return {at::zeros({numel}, at::kFloat), at::zeros({numel}, at::kFloat)};
+}
+
+[[noreturn]] void raise_moves_nothing() {
+  TORCH_CHECK_VALUE(false,
+                    "bench collectives: a barrier moves no bytes; "
+                    "expected a collective that does");
 }
 
 std::function<void()> call_of(Collective collective, Group* group,
@@ -81,10 +60,106 @@ std::function<void()> call_of(Collective collective, Group* group,
     case Collective::kBarrier:
       break;
   }
-  TORCH_CHECK_VALUE(false,
-                    "bench collectives: a barrier moves no bytes; "
-                    "expected a collective that does");
+  raise_moves_nothing();
 }
+
+using Backend = c10::intrusive_ptr<c10d::Backend>;
+
+// Torch's own collectives.
+std::function<void()> torch_call_of(Collective collective,
+                                    const Backend& backend, int size,
+                                    const BufferPair& pair) {
+  at::Tensor full = pair.full;
+  at::Tensor other = pair.other;
+  at::Tensor shard = other.narrow(0, 0, full.numel() / size);
+  std::vector<at::Tensor> tensors{full};
+  std::vector<std::int64_t> equal;
+  switch (collective) {
+    case Collective::kAllGather:
+      return [=]() mutable { backend->_allgather_base(full, shard)->wait(); };
+    case Collective::kReduceScatter:
+      return
+          [=]() mutable { backend->_reduce_scatter_base(shard, full)->wait(); };
+    case Collective::kAllReduce:
+      return [=]() mutable { backend->allreduce(tensors)->wait(); };
+    case Collective::kAllToAll:
+      return [=]() mutable {
+        backend->alltoall_base(other, full, equal, equal)->wait();
+      };
+    case Collective::kBroadcast:
+      return [=]() mutable { backend->broadcast(tensors)->wait(); };
+    case Collective::kBarrier:
+      break;
+  }
+  raise_moves_nothing();
+}
+
+// The backend that other libraries use on a CPU, among the ranks of one host.
+Backend torch_gloo(const World& world) {
+  constexpr std::chrono::minutes kTimeout(5);
+  const char* const address = "127.0.0.1";
+  c10d::TCPStoreOptions options;
+  options.port = 0;
+  options.isServer = world.rank() == 0;
+  options.waitWorkers = false;
+  c10::intrusive_ptr<c10d::TCPStore> store;
+  if (options.isServer) {
+    store = c10::make_intrusive<c10d::TCPStore>(address, options);
+  }
+  const at::Tensor ports =
+      gather_table(world.group(), {store ? store->getPort() : 0});
+  options.port = static_cast<std::uint16_t>(ports[0].item<std::int64_t>());
+  if (!store) store = c10::make_intrusive<c10d::TCPStore>(address, options);
+  auto backend =
+      make_gloo_backend(store, world.rank(), world.size(), kTimeout, address);
+  barrier(world.group()).wait();  // the server's rank may be the first to go
+  return backend;
+}
+
+// One way for bytes between ranks.
+struct Way {
+  std::string name;
+  // What its ranks fall into step over.
+  std::shared_ptr<Group> group;
+  std::function<std::function<void()>(Collective, const BufferPair&)> call_of;
+};
+
+Way way_over(std::shared_ptr<Group> group) {
+  const std::string name = group->transport();
+  return {name, group, [group](Collective collective, const BufferPair& pair) {
+            return call_of(collective, group.get(), pair);
+          }};
+}
+
+// Every transport that the world's ranks have, the default first, and what
+// torch has. This is the one place that knows of them.
+std::vector<Way> ways_of(const World& world) {
+  const std::shared_ptr<Group> whole(&world.group(), [](Group*) {});
+  std::vector<int> all(static_cast<std::size_t>(world.size()));
+  std::iota(all.begin(), all.end(), 0);
+  std::vector<Way> ways{way_over(whole)};
+  if (ways.front().name != name_of(Transport::kGloo)) {
+    ways.push_back(
+        way_over(world.new_group("bench_gloo", all, Transport::kGloo)));
+  }
+  if (world.local_size() == world.size()) {
+    ways.push_back({"torch", whole,
+                    [backend = torch_gloo(world), size = world.size()](
+                        Collective collective, const BufferPair& pair) {
+                      return torch_call_of(collective, backend, size, pair);
+                    }});
+  }
+  return ways;
+}
+
+// One cell of the table: what is timed, on this rank.
+struct Cell {
+  CollectiveRow row;
+  std::size_t copy = 0;  // index of the copy of the same size
+  Group* group = nullptr;
+  int num_calls = 1;
+  std::function<void()> call = nullptr;
+};
 
 // Small ones take turns that are long enough for the clock and for the ranks
 // to fall into step.
@@ -118,7 +193,7 @@ std::vector<Cell> cells_of(const std::vector<Way>& ways, const World& world,
         cell.row.collective = collective;
         cell.row.transport = way.name;
         cell.row.moved_bytes = moved_bytes(collective, size, world.size());
-        cell.call = call_of(collective, way.group.get(), pair);
+        cell.call = way.call_of(collective, pair);
         cells.push_back(std::move(cell));
       }
     }

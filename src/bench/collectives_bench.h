@@ -1,8 +1,9 @@
 // File: collectives_bench.h
 //
 // Collectives by the bytes that a rank sends, over every transport that this
-// world has, beside a copy of as many bytes by all ranks at the same time: what
-// the machine's memory could do for ranks that share it.
+// world has and over torch's own gloo backend, if all ranks are on one host,
+// beside a copy of as many bytes by all ranks at the same time: what the
+// machine's memory could do for ranks that share it.
 //
 //   const auto rows = bench_collectives(world, {.sizes = {65536, 1 << 20}});
 //   rows[0].gb_per_second.median
