@@ -1,9 +1,9 @@
 #include "training_run.h"
 
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <mutex>
-
-#include "testing/thread_world.h"
 
 namespace nfold::testing {
 namespace {
@@ -31,12 +31,53 @@ double mean_over_ranks(World& world, double value) {
   return sum.item<double>() / world.size();
 }
 
-}  // namespace
-
-HardModel make_hard_model(bool ties_by_storage) {
+template <typename Make>
+auto seeded(const Make& make) {
   const std::lock_guard lock(seed_mutex());
   torch::manual_seed(1234);
-  return HardModel(ties_by_storage);
+  return make();
+}
+
+// 0 and -0 differ, NaN equals itself.
+bool same_bits(double a, double b) {
+  return std::bit_cast<std::uint64_t>(a) == std::bit_cast<std::uint64_t>(b);
+}
+
+bool same_bits(const at::Tensor& a, const at::Tensor& b) {
+  return a.sizes() == b.sizes() &&
+         torch::equal(a.contiguous().view({-1}).view(at::kByte),
+                      b.contiguous().view({-1}).view(at::kByte));
+}
+
+// What differs first, or "".
+std::string difference(const char* what, const std::vector<double>& a,
+                       const std::vector<double>& b) {
+  if (a.size() != b.size()) return "the runs have different lengths";
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    if (same_bits(a[i], b[i])) continue;
+    return std::string(what) + " " + std::to_string(i) + ": " +
+           std::to_string(a[i]) + " and " + std::to_string(b[i]);
+  }
+  return "";
+}
+
+double relative_distance(const std::vector<double>& a,
+                         const std::vector<double>& b) {
+  double largest = 0;
+  for (std::size_t i = 0; i < b.size(); ++i) {
+    largest = std::max(largest, std::abs(a.at(i) - b[i]) / std::abs(b[i]));
+  }
+  return largest;
+}
+
+}  // namespace
+
+TrainedModel hard_model_to_train() {
+  const auto model = HardModel().ptr();
+  return {model, [model](const at::Tensor& tokens, const at::Tensor& targets,
+                         std::int64_t step) {
+            return model->forward(tokens, targets, step % 2 == 0);
+          }};
 }
 
 Config config_of(const RunSettings& settings) {
@@ -55,8 +96,8 @@ Config config_of(const RunSettings& settings) {
 RunResult run_rank(World& world, const RunSettings& settings) {
   const auto config = config_of(settings);
   Mesh mesh(world, config);
-  auto model = make_hard_model();
-  Engine engine(model, mesh, config);
+  const auto model = seeded(settings.make_model);
+  Engine engine(model.module, mesh, config);
 
   RunResult result;
   const auto rows =
@@ -66,7 +107,7 @@ RunResult run_rank(World& world, const RunSettings& settings) {
     for (int micro = 0; micro < settings.accumulation_steps; ++micro) {
       const auto first_row = (micro * world.size() + world.rank()) * rows;
       const auto [tokens, targets] = batch_of(step, first_row, rows);
-      const auto loss = model->forward(tokens, targets, step % 2 == 0);
+      const auto loss = model.loss(tokens, targets, step);
       engine.backward(loss);
       result.losses.push_back(loss.item<double>());
       sum += result.losses.back();
@@ -79,7 +120,7 @@ RunResult run_rank(World& world, const RunSettings& settings) {
     result.mean_losses.push_back(
         mean_over_ranks(world, sum / settings.accumulation_steps));
   }
-  for (const auto& item : model->named_parameters()) {
+  for (const auto& item : model.module->named_parameters()) {
     result.params.push_back(safe_get_full_fp32_param(engine, item.value()));
     result.module_params.push_back(item.value().detach().clone());
   }
@@ -88,24 +129,26 @@ RunResult run_rank(World& world, const RunSettings& settings) {
 
 RunResult run_sharded(const RunSettings& settings) {
   std::vector<RunResult> results(static_cast<std::size_t>(settings.num_ranks));
-  run_ranks(settings.num_ranks, [&](World& world) {
-    results[static_cast<std::size_t>(world.rank())] = run_rank(world, settings);
-  });
+  run_ranks(settings.num_ranks,
+            [&](World& world) {
+              results[static_cast<std::size_t>(world.rank())] =
+                  run_rank(world, settings);
+            },
+            {.transport = settings.transport});
   // All ranks must hold the same parameters, as the module sees them too.
   for (const auto& result : results) {
     for (std::size_t i = 0; i < result.params.size(); ++i) {
-      TORCH_CHECK(torch::equal(result.params[i], results[0].params[i]) &&
-                      torch::equal(result.module_params[i],
-                                   results[0].module_params[i]),
-                  name_of(settings), ": parameter ", i,
-                  " differs between ranks");
+      TORCH_CHECK(
+          same_bits(result.params[i], results[0].params[i]) &&
+              same_bits(result.module_params[i], results[0].module_params[i]),
+          name_of(settings), ": parameter ", i, " differs between ranks");
     }
   }
   return results[0];
 }
 
 RunResult run_plain(const RunSettings& settings, bool uses_sgd) {
-  auto model = make_hard_model(/*ties_by_storage=*/false);
+  auto model = seeded([] { return HardModel(/*ties_by_storage=*/false); });
   std::vector<at::Tensor> trained;
   for (const auto& param : model->parameters()) {
     if (!param.requires_grad()) continue;
@@ -145,29 +188,19 @@ RunResult run_plain(const RunSettings& settings, bool uses_sgd) {
 }
 
 std::string difference(const RunResult& a, const RunResult& b) {
-  for (std::size_t i = 0; i < a.losses.size(); ++i) {
-    if (a.losses[i] != b.losses[i]) {
-      return "loss of micro step " + std::to_string(i) + ": " +
-             std::to_string(a.losses[i]) + " and " +
-             std::to_string(b.losses[i]);
-    }
+  for (const auto& text :
+       {difference("loss of micro step", a.losses, b.losses),
+        difference("mean loss of step", a.mean_losses, b.mean_losses),
+        difference("gradient norm of step", a.grad_norms, b.grad_norms)}) {
+    if (!text.empty()) return text;
   }
-  for (std::size_t i = 0; i < a.grad_norms.size(); ++i) {
-    if (a.grad_norms[i] != b.grad_norms[i]) {
-      return "gradient norm of step " + std::to_string(i) + ": " +
-             std::to_string(a.grad_norms[i]) + " and " +
-             std::to_string(b.grad_norms[i]);
-    }
-  }
+  if (a.params.size() != b.params.size()) return "the models differ";
   for (std::size_t i = 0; i < a.params.size(); ++i) {
-    if (!torch::equal(a.params[i], b.params[i])) {
+    if (!same_bits(a.params[i], b.params[i])) {
       return "parameter " + std::to_string(i);
     }
   }
-  return a.losses.size() == b.losses.size() &&
-                 a.params.size() == b.params.size()
-             ? ""
-             : "the runs have different lengths";
+  return "";
 }
 
 double relative_difference(const RunResult& a, const RunResult& b) {
@@ -179,6 +212,11 @@ double relative_difference(const RunResult& a, const RunResult& b) {
     largest = std::max(largest, distance / (scale + 1e-12));
   }
   return largest;
+}
+
+double relative_curve_difference(const RunResult& a, const RunResult& b) {
+  return std::max(relative_distance(a.mean_losses, b.mean_losses),
+                  relative_distance(a.grad_norms, b.grad_norms));
 }
 
 }  // namespace nfold::testing

@@ -1,19 +1,39 @@
 // File: training_run.h
 //
-// Trains the hard model for some steps, sharded over ranks as threads or as
-// one plain libtorch process, and returns everything that must be equal.
+// Trains a model, the hard one unless told otherwise, for some steps, sharded
+// over ranks as threads or as one plain libtorch process, and returns
+// everything that must be equal.
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "hard_model.h"
 #include "nfold/nfold.h"
+#include "testing/thread_world.h"
 
 namespace nfold::testing {
 
+inline constexpr std::int64_t kLength = 5;
+
+// A module and its mean loss of [rows, kLength] tokens and targets.
+struct TrainedModel {
+  std::shared_ptr<torch::nn::Module> module;
+  std::function<at::Tensor(const at::Tensor& tokens, const at::Tensor& targets,
+                           std::int64_t step)>
+      loss;
+};
+
+// The hard model, with the same weights for every caller.
+TrainedModel hard_model_to_train();
+
 struct RunSettings {
   int num_ranks = 2;
+  Transport transport = transport_for_tests();
+  // Called on every rank, one at a time, with torch seeded alike.
+  std::function<TrainedModel()> make_model = hard_model_to_train;
   // The global batch of a step, split evenly.
   std::int64_t global_rows = 12;
   int num_steps = 50;
@@ -49,10 +69,7 @@ struct RunResult {
   StepReport last_report;
 };
 
-inline constexpr std::int64_t kLength = 5;
-
 Config config_of(const RunSettings& settings);
-HardModel make_hard_model(bool ties_by_storage = true);
 
 RunResult run_sharded(const RunSettings& settings);
 // The body of one rank; `world` may be threads or processes.
@@ -64,5 +81,7 @@ RunResult run_plain(const RunSettings& settings, bool uses_sgd);
 std::string difference(const RunResult& a, const RunResult& b);
 // Largest |a - b| / (|b| + small) over all parameter elements.
 double relative_difference(const RunResult& a, const RunResult& b);
+// The same of the mean losses and the gradient norms, step by step.
+double relative_curve_difference(const RunResult& a, const RunResult& b);
 
 }  // namespace nfold::testing
