@@ -228,6 +228,10 @@ void ProcessWorld::kill(int rank, int signal) {
   if (!process.check_ended()) ::kill(process.pid, signal);
 }
 
+pid_t ProcessWorld::pid(int rank) const {
+  return ranks_.at(static_cast<std::size_t>(rank))->pid;
+}
+
 std::vector<RankResult> ProcessWorld::wait() {
   std::vector<RankResult> results;
   for (const auto& rank : ranks_) {

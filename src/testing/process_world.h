@@ -72,6 +72,8 @@ class ProcessWorld {
   // what it wrote instead when it ends or the limit passes before.
   void wait_for_output(int rank, const std::string& text);
   void kill(int rank, int signal = SIGKILL);
+  // Also of a rank that has ended.
+  pid_t pid(int rank) const;
   // Waits for all ranks, up to the limit. One result for each.
   std::vector<RankResult> wait();
 
