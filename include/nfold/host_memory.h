@@ -6,8 +6,9 @@
 // cache the system takes large ones back each time and clears their pages when
 // they come again, which was measured to be a quarter of a step. With it they
 // stay, in huge pages where the system permits those, and a steady step asks
-// the system for nothing. The process never keeps more than it had in use at
-// once (see src/memory/block_pool.h), so its peak is as without.
+// the system for nothing. The process keeps no more than it had in use at once,
+// or at most an eighth more where blocks of a step do not fit otherwise (see
+// src/memory/block_pool.h), so its peak is nearly as without.
 //
 // An Engine and nfold::init turn it on, for the whole process, unless the
 // configuration says "cache_host_memory": false. It serves what is allocated

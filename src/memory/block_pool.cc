@@ -5,6 +5,10 @@
 namespace nfold {
 namespace {
 
+// See [Note: The resident budget].
+constexpr std::int64_t kReplacedShare = 2;
+constexpr std::int64_t kSlackShare = 8;
+
 constexpr std::int64_t rounded_up(std::int64_t value, std::int64_t unit) {
   return (value + unit - 1) / unit * unit;
 }
@@ -25,8 +29,7 @@ std::optional<BlockPool::Taken> BlockPool::take(std::int64_t num_bytes) {
   if (!taken.is_resident) {
     const bool fits = released_.lower_bound({num_bytes, 0}) != released_.end();
     if (!fits) return std::nullopt;
-    const auto budget = std::max(peak_bytes_in_use_, bytes_in_use_ + num_bytes);
-    taken.release = release(resident_bytes() + num_bytes - budget);
+    taken.release = release(excess_with(num_bytes));
     // After the release, which may have made a better one.
     found = released_.lower_bound({num_bytes, 0});
   }
@@ -38,6 +41,22 @@ std::optional<BlockPool::Taken> BlockPool::take(std::int64_t num_bytes) {
   peak_bytes_in_use_ = std::max(peak_bytes_in_use_, bytes_in_use_);
   taken.begin = block->first;
   return taken;
+}
+
+std::int64_t BlockPool::excess_with(std::int64_t num_bytes) {
+  const auto in_use = bytes_in_use_ + num_bytes;
+  const auto peak = std::max(peak_bytes_in_use_, in_use);
+  if (peak > peak_bytes_in_use_) replaced_bytes_ = 0;
+  const auto excess = in_use + kept_bytes_ - peak - slack_bytes_;
+  if (excess <= 0) return 0;
+  replaced_bytes_ += excess;
+  if (replaced_bytes_ <= peak / kReplacedShare ||
+      slack_bytes_ + excess > peak / kSlackShare) {
+    return excess;
+  }
+  slack_bytes_ += excess;
+  replaced_bytes_ = 0;
+  return 0;
 }
 
 bool BlockPool::give(std::uint64_t begin) {

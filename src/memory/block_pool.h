@@ -17,9 +17,16 @@
 // Resident bytes, in use or free, never exceed the most bytes that were ever
 // in use at once: before an allocation takes fresh memory that would, as much
 // free memory is released, least recently freed first. So the cache costs no
-// memory, only speed where blocks do not fit; a program that repeats its
-// allocations soon finds all of them resident. Released ranges are whole
-// pages, so up to two pages of each stay with the system's count.
+// memory, only speed where blocks do not fit.
+//
+// A program that repeats its allocations may so release and take the same bytes
+// in every round, if it needs its most in blocks of other sizes than it has
+// freed. When half of that most has been replaced since it last grew, the
+// budget grows by what would be released next, up to an eighth in all; soon
+// everything is found resident.
+//
+// Released ranges are whole pages, so up to two pages of each stay with the
+// system's count.
 //
 // Not thread-safe.
 #pragma once
@@ -88,6 +95,8 @@ class BlockPool {
   // Joins a block that is in no list yet with free neighbours of its kind.
   Blocks::iterator merged(Blocks::iterator block);
   std::vector<AddressRange> release(std::int64_t num_bytes);
+  // What must be released before so much fresh memory is taken. Counts it.
+  std::int64_t excess_with(std::int64_t num_bytes);
 
   std::int64_t page_bytes_;
   Blocks blocks_;
@@ -96,7 +105,9 @@ class BlockPool {
   std::set<std::pair<std::uint64_t, std::uint64_t>> by_age_;  // resident ones
   std::int64_t bytes_in_use_ = 0;
   std::int64_t peak_bytes_in_use_ = 0;
-  std::int64_t kept_bytes_ = 0;  // of resident free blocks
+  std::int64_t kept_bytes_ = 0;      // of resident free blocks
+  std::int64_t slack_bytes_ = 0;     // of the budget, beyond the peak
+  std::int64_t replaced_bytes_ = 0;  // since peak or slack last grew
   std::uint64_t clock_ = 0;
 };
 

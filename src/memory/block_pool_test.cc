@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <random>
+#include <vector>
 
 namespace nfold {
 namespace {
@@ -169,6 +171,50 @@ TEST(BlockPoolTest, ARepeatedStepTakesNothingFreshAfterTheFirst) {
   }
 }
 
+// A step whose last block is larger than the one that was freed for it, while
+// a smaller one sits in the only place where it would fit. Segments keep blocks
+// apart; `base` pages are in use besides. Returns the fresh pages of each step.
+std::vector<std::int64_t> fresh_pages_of_steps(BlockPool& pool,
+                                               std::int64_t base) {
+  auto begin = kBase;
+  for (const std::int64_t num_pages :
+       {base, 10L, 10L, 10L, 11L, 11L, 11L, 11L, 11L}) {
+    pool.add_segment(begin, num_pages * kPage);
+    begin += static_cast<std::uint64_t>(num_pages * kPage);
+  }
+  std::vector<std::int64_t> fresh;
+  const auto take = [&](std::int64_t num_pages) {
+    const auto taken = pool.take(num_pages * kPage).value();
+    if (!taken.is_resident && !fresh.empty()) fresh.back() += num_pages;
+    return taken.begin;
+  };
+  take(base);
+  for (int step = 0; step < 60; ++step) {
+    fresh.push_back(0);
+    std::vector<std::uint64_t> held{take(10), take(10), take(10)};
+    pool.give(held[0]);
+    held[0] = take(11);
+    for (const auto block : held) pool.give(block);
+  }
+  return fresh;
+}
+
+TEST(BlockPoolTest, BytesReplacedInEveryStepSoonStay) {
+  BlockPool pool(kPage);
+  const auto fresh = fresh_pages_of_steps(pool, 100);
+  EXPECT_EQ(fresh[4], 11) << "the bound comes first";
+  EXPECT_EQ(fresh[10], 0);
+  EXPECT_EQ(fresh.back(), 0);
+  EXPECT_EQ(pool.peak_bytes_in_use(), 131 * kPage);
+  EXPECT_EQ(pool.resident_bytes(), (131 + 11) * kPage);
+}
+
+TEST(BlockPoolTest, WhatIsMoreThanAnEighthIsReplacedForEver) {
+  BlockPool pool(kPage);
+  EXPECT_EQ(fresh_pages_of_steps(pool, 50).back(), 11);
+  EXPECT_EQ(pool.resident_bytes(), pool.peak_bytes_in_use());
+}
+
 // Against a map of what is where: nothing overlaps, nothing is lost, and the
 // budget holds, whatever the order.
 TEST(BlockPoolTest, RandomUseKeepsEveryPromise) {
@@ -211,7 +257,7 @@ TEST(BlockPoolTest, RandomUseKeepsEveryPromise) {
       }
       EXPECT_EQ(pool.bytes_in_use(), in_use);
       EXPECT_EQ(pool.peak_bytes_in_use(), peak);
-      EXPECT_LE(pool.resident_bytes(), peak);
+      EXPECT_LE(pool.resident_bytes(), peak + peak / 8);
     }
     for (const auto& [begin, bytes] : held) pool.give(begin);
     pool.release_all();

@@ -56,8 +56,9 @@ TEST_F(HostMemoryTest, WhatIsKeptGoesBackWhenAsked) {
   EXPECT_LT(process_memory().rss_bytes, kept - 150 * kMiB);
 }
 
-// 3 x 64 MiB at once at most; what does not fit replaces what is kept.
-TEST_F(HostMemoryTest, TheProcessKeepsNoMoreThanItEverUsed) {
+// 3 x 64 MiB at once at most; what does not fit replaces what is kept, until an
+// eighth is allowed on top.
+TEST_F(HostMemoryTest, TheProcessKeepsLittleMoreThanItEverUsed) {
   reset_peak_rss();
   const auto before = process_memory().rss_bytes;
   for (int round = 0; round < 3; ++round) {
@@ -68,7 +69,7 @@ TEST_F(HostMemoryTest, TheProcessKeepsNoMoreThanItEverUsed) {
       }
     }
   }
-  EXPECT_LT(process_memory().peak_rss_bytes - before, (192 + 24) * kMiB);
+  EXPECT_LT(process_memory().peak_rss_bytes - before, (192 + 24 + 24) * kMiB);
 }
 
 TEST_F(HostMemoryTest, ValuesSurviveManyThreads) {
