@@ -8,7 +8,9 @@
 // stay, in huge pages where the system permits those, and a steady step asks
 // the system for nothing. The process keeps no more than it had in use at once,
 // or at most an eighth more where blocks of a step do not fit otherwise (see
-// src/memory/block_pool.h), so its peak is nearly as without.
+// src/memory/block_pool.h), so its peak is nearly as without. Tensors below
+// 256 KiB stay with the C library's malloc, which by itself gives its heap back
+// in each step too; it is told to keep up to 256 MiB of it.
 //
 // An Engine and nfold::init turn it on, for the whole process, unless the
 // configuration says "cache_host_memory": false. It serves what is allocated

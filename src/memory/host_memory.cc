@@ -2,6 +2,7 @@
 
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
+#include <malloc.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -12,12 +13,17 @@
 namespace nfold {
 namespace {
 
-// The C library keeps smaller ones itself.
+// Smaller ones stay with the C library, which is told to keep them.
 constexpr std::size_t kMinBytes = std::size_t{256} << 10;
 // Of a huge page: what is mapped, and given back, at a time.
 constexpr std::int64_t kPageBytes = std::int64_t{2} << 20;
 // Addresses cost nothing, and few segments mean few ends where blocks stop.
 constexpr std::int64_t kSegmentBytes = std::int64_t{64} << 30;
+
+// Of the C library's heap, for the small ones: what it keeps at the end of the
+// heap, and from which size on it maps each block by itself.
+constexpr int kKeptHeapBytes = 256 << 20;
+constexpr int kMappedHeapBytes = 32 << 20;
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr bool kIsSanitized = true;
@@ -138,6 +144,23 @@ void free_in_cache(void* data) { host_cache().free(data); }
 
 c10::DeleterFnPtr HostCache::raw_deleter() const { return &free_in_cache; }
 
+// By default the C library gives the end of its heap back as soon as 128 KiB
+// are free there, which the activations of every step are once.
+void keep_heap() {
+#if defined(__GLIBC__)
+  ::mallopt(M_TRIM_THRESHOLD, kKeptHeapBytes);
+  // To set one ends that the library learns the other. This is the most that
+  // it would learn.
+  ::mallopt(M_MMAP_THRESHOLD, kMappedHeapBytes);
+#endif
+}
+
+void release_heap() {
+#if defined(__GLIBC__)
+  ::malloc_trim(0);
+#endif
+}
+
 bool is_enabled() { return c10::GetCPUAllocator() == &host_cache(); }
 
 }  // namespace
@@ -150,11 +173,14 @@ bool enable_host_cache() {
     return false;
   }
   c10::SetCPUAllocator(&host_cache(), /*priority=*/1);
+  keep_heap();
   return is_enabled();
 }
 
 void release_host_cache() {
-  if (is_enabled()) host_cache().release();
+  if (!is_enabled()) return;
+  host_cache().release();
+  release_heap();
 }
 
 HostMemoryStats host_memory_stats() {

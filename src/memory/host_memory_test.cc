@@ -2,6 +2,7 @@
 
 #include <c10/core/CPUAllocator.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <torch/torch.h>
 
 #include <thread>
@@ -45,6 +46,28 @@ TEST_F(HostMemoryTest, FreedMemoryComesAgain) {
   const auto after = host_memory_stats();
   EXPECT_EQ(after.reused, before.reused + 1);
   EXPECT_EQ(after.fresh, before.fresh);
+}
+
+// As many as the activations of a step, below what the cache serves.
+TEST_F(HostMemoryTest, SmallTensorsAreKeptToo) {
+  const auto step = [] {
+    std::vector<at::Tensor> held;
+    for (int i = 0; i < 100; ++i) held.push_back(tensor_of(200 << 10).fill_(1));
+  };
+  const auto page_faults = [] {
+    rusage usage{};
+    ::getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_minflt;
+  };
+  step();
+  step();
+  const auto kept = process_memory().rss_bytes;
+  const auto before = page_faults();
+  for (int i = 0; i < 10; ++i) step();
+  // Of 50,000 pages: what a heap moves about.
+  EXPECT_LT(page_faults() - before, 1000);
+  release_host_cache();
+  EXPECT_LT(process_memory().rss_bytes, kept - 15 * kMiB);
 }
 
 TEST_F(HostMemoryTest, WhatIsKeptGoesBackWhenAsked) {
