@@ -12,7 +12,6 @@
 #include <utility>
 
 #include "bench/plain_loops.h"
-#include "comm/gather_table.h"
 #include "comm/gloo_backend.h"
 #include "nfold/collectives.h"
 #include "nfold/host_memory.h"
@@ -106,9 +105,10 @@ Backend torch_gloo(const World& world) {
   if (options.isServer) {
     store = c10::make_intrusive<c10d::TCPStore>(address, options);
   }
-  const at::Tensor ports =
-      gather_table(world.group(), {store ? store->getPort() : 0});
-  options.port = static_cast<std::uint16_t>(ports[0].item<std::int64_t>());
+  const at::Tensor port =
+      at::full({1}, store ? store->getPort() : 0, at::kLong);
+  broadcast(world.group(), port, 0).wait();
+  options.port = static_cast<std::uint16_t>(port.item<std::int64_t>());
   if (!store) store = c10::make_intrusive<c10d::TCPStore>(address, options);
   auto backend =
       make_gloo_backend(store, world.rank(), world.size(), kTimeout, address);

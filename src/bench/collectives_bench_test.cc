@@ -53,6 +53,8 @@ TEST(CollectivesBenchTest, EveryRankGetsARowForEachSizeAndCollective) {
     const auto rows = bench_collectives(world, options);
     ASSERT_GE(rows.size(), 10u);
     EXPECT_EQ(rows[0].size_bytes, 4092);
+    EXPECT_EQ(rows[0].transport, world.group().transport());
+    EXPECT_EQ(rows.back().transport, "torch");
     for (const CollectiveRow& row : rows) {
       EXPECT_GT(row.seconds.median, 0);
       const double gb = static_cast<double>(row.moved_bytes) / 1e9;
