@@ -27,6 +27,7 @@ void check_shards(const char* function, const std::vector<at::Tensor>& tensors,
 }  // namespace
 
 // Equal messages to all ranks of a hop: in each the same parts, encoded.
+// Outside of the unnamed namespace, as a class with a friend holds one.
 class HopMessages {
  public:
   HopMessages(int num_messages, const std::vector<std::int64_t>& part_numels,
