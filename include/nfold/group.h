@@ -11,7 +11,9 @@
 // issued, one at a time per group, on the group's own thread, so a caller may
 // compute while they run. Every rank of the group must issue the same
 // collectives in the same order; a rank that does not is an error on all
-// ranks that names the rank and both collectives.
+// ranks that names the rank and both collectives. Ranks that wait for each
+// other in different groups raise after some seconds
+// (WorldOptions::stall_check), and name each other's collectives.
 //
 // A group whose collective failed stays failed: what follows raises the first
 // error again. Tear down and restart from a checkpoint.

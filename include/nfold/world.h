@@ -42,14 +42,19 @@ const char* name_of(Launcher launcher);
 enum class Transport { kAuto, kShm, kGloo };
 const char* name_of(Transport transport);
 
-// The environment variables NFOLD_TIMEOUT and NFOLD_RENDEZVOUS_TIMEOUT, in
-// seconds, and NFOLD_TRANSPORT (auto, shm or gloo) override them in
-// World::from_environment.
+// The environment variables NFOLD_TIMEOUT, NFOLD_RENDEZVOUS_TIMEOUT and
+// NFOLD_STALL_CHECK, in seconds, and NFOLD_TRANSPORT (auto, shm or gloo)
+// override them in World::from_environment.
 struct WorldOptions {
   // How long a collective may wait for the other ranks.
   std::chrono::milliseconds timeout = std::chrono::minutes(10);
   // How long to wait for all ranks to appear.
   std::chrono::milliseconds rendezvous_timeout = std::chrono::minutes(5);
+  // How long ranks wait before they look whether they wait for each other in
+  // different groups, so that none can ever go on; if so each of them raises,
+  // after about three times as long. A rank that is merely slow is never an
+  // error before the time-out. 0: ranks do not look.
+  std::chrono::milliseconds stall_check = std::chrono::seconds(2);
   // Of the group of all ranks, and of groups that do not say otherwise.
   Transport transport = Transport::kAuto;
   // Ranks with the same name count as on one host; empty: found out. For tests

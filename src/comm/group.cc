@@ -9,7 +9,6 @@
 #include "comm/bounded_call.h"
 #include "comm/group_impl.h"
 #include "comm/peer_errors.h"
-#include "comm/pending.h"
 #include "nfold/errors.h"
 
 namespace nfold {
@@ -41,16 +40,38 @@ void check_spec(const GroupSpec& spec, bool has_transport) {
 
 // Leaves the text in the store, or returns that which the first rank to fail
 // has left there.
-std::string first_failure(c10d::Store& store, const std::string& own_text,
-                          bool is_aftermath) {
-  const auto limit = std::chrono::steady_clock::now() + kAftermathLimit;
-  while (is_aftermath && !store.check({kFailureKey}) &&
-         std::chrono::steady_clock::now() < limit) {
-    std::this_thread::sleep_for(kAftermathPoll);
-  }
+std::string first_failure(c10d::Store& store, const std::string& own_text) {
   const std::vector<std::uint8_t> own(own_text.begin(), own_text.end());
   const auto stored = store.compareSet(kFailureKey, {}, own);
   return {stored.begin(), stored.end()};
+}
+
+// What to add to the text of a rank that was not the first to fail.
+std::string earlier_failure(c10d::Store& group_store, c10d::Store* job_store,
+                            const std::string& own_text, bool is_aftermath) {
+  const auto limit = std::chrono::steady_clock::now() + kAftermathLimit;
+  const auto is_known = [&] {
+    return group_store.check({kFailureKey}) ||
+           (job_store != nullptr && job_store->check({kFailureKey}));
+  };
+  while (is_aftermath && !is_known() &&
+         std::chrono::steady_clock::now() < limit) {
+    std::this_thread::sleep_for(kAftermathPoll);
+  }
+  const auto of_group = first_failure(group_store, own_text);
+  const auto of_job =
+      job_store != nullptr ? first_failure(*job_store, own_text) : own_text;
+  const auto is_other = [&](const std::string& text) {
+    return !text.empty() && text != own_text;
+  };
+  if (is_other(of_group)) {
+    return "\nThe first rank of the group to fail says: " + of_group;
+  }
+  // Whoever ran into trouble by itself has nothing to do with it.
+  if (is_aftermath && is_other(of_job)) {
+    return "\nThe first rank of the job to fail says: " + of_job;
+  }
+  return "";
 }
 
 }  // namespace
@@ -107,10 +128,20 @@ GroupImpl::GroupImpl(GroupSpec spec, std::unique_ptr<GroupTransport> transport,
   if (size() > 1 && !worker_) {
     worker_ = std::make_unique<GroupWorker>(spec_.name);
   }
+  if (spec_.callers) spec_.callers->add(spec_.number, this);
 }
 
 GroupImpl::~GroupImpl() {
-  if (worker_) worker_->run([this] { transport_->close(); });
+  if (worker_) {
+    worker_->run([this] { transport_->close(); });
+    // Peers may never enter what was issued.
+    std::optional<const BlockedCallers::Scope> scope;
+    if (last_issued_) {
+      scope.emplace(spec_.callers.get(), wait_for(*last_issued_));
+    }
+    worker_.reset();
+  }
+  if (spec_.callers) spec_.callers->remove(spec_.number);
 }
 
 std::shared_ptr<ShmChannel> GroupImpl::shm_channel() const {
@@ -127,22 +158,43 @@ void GroupImpl::set_tag(std::uint64_t tag) {
   tag_ = tag;
 }
 
+std::uint64_t GroupImpl::num_entered() const {
+  const std::lock_guard lock(mutex_);
+  return sequence_;
+}
+
+std::string GroupImpl::label() const {
+  const std::lock_guard lock(mutex_);
+  return label_;
+}
+
+void GroupImpl::condemn(const std::string& reason) {
+  const std::lock_guard lock(mutex_);
+  reason_ = reason;
+}
+
+void GroupImpl::abort() { transport_->abort(reason()); }
+
+std::string GroupImpl::reason() const {
+  const std::lock_guard lock(mutex_);
+  return reason_;
+}
+
 Pending GroupImpl::issue(CollectiveCall call, Body body) {
+  if (spec_.callers) spec_.callers->note_caller();
   auto job = std::make_shared<Job>();
   job->body = std::move(body);
-  job->state = std::make_shared<Pending::State>();
-  Pending pending(job->state);
   // Under the lock until the job is queued: the sequence numbers must be in
   // the order of the queue.
   const std::lock_guard lock(mutex_);
-  if (!failure_.empty()) {
-    job->state->succeed();
-    C10_THROW_ERROR(DistBackendError, failure_);
-  }
+  if (!failure_.empty()) C10_THROW_ERROR(DistBackendError, failure_);
   call.sequence = sequence_++;
   call.tag = tag_;
-  job->call = call;
-  job->label = label_;
+  job->issued = std::make_shared<const IssuedCall>(
+      IssuedCall{call, label_, spec_.number, spec_.callers});
+  last_issued_ = job->issued;
+  job->state = std::make_shared<Pending::State>(job->issued);
+  Pending pending(job->state);
   worker_->run([this, job = std::move(job)] { run(*job); });
   return pending;
 }
@@ -165,8 +217,9 @@ void GroupImpl::run(Job& job) {
   std::string failure;
   bool is_aftermath = false;
   try {
-    const std::int64_t bytes = job.body(*transport_, job.call);
-    Counter& counter = counters_[static_cast<std::size_t>(job.call.kind)];
+    const CollectiveCall& call = job.issued->call;
+    const std::int64_t bytes = job.body(*transport_, call);
+    Counter& counter = counters_[static_cast<std::size_t>(call.kind)];
     ++counter.calls;
     counter.bytes += bytes;
   } catch (const PeerError& error) {
@@ -182,15 +235,23 @@ void GroupImpl::run(Job& job) {
     job.state->succeed();
     return;
   }
-  fail(job, exchange_failure(failure, is_aftermath));
+  // All ranks concerned know this one, so none needs to be quoted.
+  if (const std::string why = reason(); !why.empty()) {
+    failure = failure_text(job, why);
+    exchange_failure(failure, /*is_aftermath=*/false);
+  } else {
+    failure = exchange_failure(failure, is_aftermath);
+  }
+  fail(job, std::move(failure));
 }
 
 std::string GroupImpl::failure_text(const Job& job,
                                     const std::string& reason) const {
+  const std::string& label = job.issued->label;
   return fmt::format("[rank {}] group '{}': {}{} failed: {}",
                      spec_.global_ranks[static_cast<std::size_t>(rank())],
-                     spec_.name, describe(job.call),
-                     job.label.empty() ? "" : " (" + job.label + ")", reason);
+                     spec_.name, describe(job.issued->call),
+                     label.empty() ? "" : " (" + label + ")", reason);
 }
 
 void GroupImpl::fail(Job& job, std::string text) {
@@ -205,24 +266,24 @@ void GroupImpl::fail(Job& job, std::string text) {
 std::string GroupImpl::exchange_failure(const std::string& text,
                                         bool is_aftermath) {
   if (!spec_.store) return text;
-  std::optional<std::string> first;
+  std::optional<std::string> earlier;
   try {
-    first =
-        answer_within(kStoreLimit, [store = spec_.store, text, is_aftermath] {
-          return first_failure(*store, text, is_aftermath);
+    earlier = answer_within(
+        kStoreLimit,
+        [store = spec_.store, job_store = spec_.job_store, text, is_aftermath] {
+          return earlier_failure(*store, job_store.get(), text, is_aftermath);
         });
   } catch (const std::exception&) {
     // The store may have died with its rank; the failure itself is known.
   }
   // Then nobody can tell the others what was first, and who is waited for may
   // only wait for a rank that is gone.
-  if (!first && !spec_.store_host.empty()) {
+  if (!earlier && !spec_.store_host.empty()) {
     return text + "\nThe store of the job, which is where rank 0 is (host " +
            spec_.store_host +
            "), does not answer: that host may be what is gone.";
   }
-  if (!first || first->empty() || *first == text) return text;
-  return text + "\nThe first rank of the group to fail says: " + *first;
+  return text + earlier.value_or("");
 }
 
 CommCounts GroupImpl::counts() const {

@@ -110,7 +110,9 @@ GroupExchange::Message GroupExchange::receive(int peer, void* data,
 void GroupExchange::wait(Message& message) {
   if (!message.work) return;
   try {
-    message.work->wait(time_left());
+    link_.waits->wait(message.work, time_left());
+  } catch (const PeerError&) {
+    throw;
   } catch (const std::exception& error) {
     raise_lost(message.peer, message_of(error));
   }
@@ -120,7 +122,9 @@ void GroupExchange::wait(Message& message) {
 void GroupExchange::begin() {
   for (std::size_t i = 0; i < call_receives_.size(); ++i) {
     try {
-      call_receives_[i].work->wait(time_left());
+      link_.waits->wait(call_receives_[i].work, time_left());
+    } catch (const PeerError&) {
+      throw;
     } catch (const std::exception& error) {
       if (Clock::now() >= deadline_) raise_missing(i);
       raise_lost(call_receives_[i].peer, message_of(error));

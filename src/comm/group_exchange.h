@@ -21,10 +21,12 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <vector>
 
+#include "comm/abortable_wait.h"
 #include "comm/collectives_call.h"
 #include "comm/peer_errors.h"
 
@@ -38,6 +40,7 @@ struct GroupLink {
   PeerNames names;
   std::vector<int> peers;
   std::chrono::milliseconds timeout{0};
+  std::shared_ptr<AbortableWait> waits = std::make_shared<AbortableWait>();
 };
 
 class GroupExchange {

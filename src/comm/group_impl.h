@@ -18,8 +18,14 @@
 // collective raises the same text. Where the group has a store the first rank
 // to fail leaves its text there, and ranks that lose a connection in the
 // aftermath quote it: the process that died is named by all, not only by
-// those that happened to talk to it. The store may be unreachable by then, so
-// that exchange is given little time.
+// those that happened to talk to it. One that finds nothing there, as its peer
+// failed in another group, quotes the first rank of the job to fail. The store
+// may be unreachable by then, so that exchange is given little time.
+//
+// A collective that can never end, because ranks wait for each other in
+// different groups, is ended from another thread (stall_watch.h): condemn()
+// says why, then abort() makes the transport raise. The peers may be quicker
+// and close their connections in between; that is no other reason.
 #pragma once
 
 #include <c10/util/intrusive_ptr.h>
@@ -35,8 +41,10 @@
 #include <torch/csrc/distributed/c10d/Store.hpp>
 #include <vector>
 
+#include "comm/blocked_callers.h"
 #include "comm/collectives_call.h"
 #include "comm/group_worker.h"
+#include "comm/pending.h"
 #include "comm/transport.h"
 #include "nfold/collectives.h"
 #include "nfold/group.h"
@@ -58,6 +66,12 @@ struct GroupSpec {
   // Where the first failing rank leaves its text; a name space that only
   // this group uses. May be null.
   c10::intrusive_ptr<c10d::Store> store{};
+  // The same for the first rank of the job. May be null.
+  c10::intrusive_ptr<c10d::Store> job_store{};
+  // Among the groups of the world, the same on all ranks.
+  int number = 0;
+  // Where it is noted who waits in the group. May be null.
+  std::shared_ptr<BlockedCallers> callers{};
 };
 
 // The transport may be null for one rank, and so may the worker: one is made
@@ -66,7 +80,7 @@ std::unique_ptr<Group> make_group(
     GroupSpec spec, std::unique_ptr<GroupTransport> transport,
     std::unique_ptr<GroupWorker> worker = nullptr);
 
-class GroupImpl {
+class GroupImpl : private BlockedCallers::WatchedGroup {
  public:
   // Runs a collective and returns the bytes that this rank gave to others.
   using Body =
@@ -75,7 +89,7 @@ class GroupImpl {
   GroupImpl(GroupSpec spec, std::unique_ptr<GroupTransport> transport,
             std::unique_ptr<GroupWorker> worker);
   // Runs what was issued, to its end or its time-out.
-  ~GroupImpl();
+  ~GroupImpl() override;
 
   const GroupSpec& spec() const { return spec_; }
   int rank() const { return spec_.rank; }
@@ -110,17 +124,24 @@ class GroupImpl {
     std::atomic<std::int64_t> bytes{0};
   };
   struct Job {
-    CollectiveCall call;
-    std::string label;
+    std::shared_ptr<const IssuedCall> issued;
     Body body;
     std::shared_ptr<Pending::State> state;
   };
+
+  const std::string& watched_name() const override { return spec_.name; }
+  std::uint64_t num_entered() const override;
+  std::string label() const override;
+  void condemn(const std::string& reason) override;
+  void abort() override;
 
   void run(Job& job);
   // "[rank 1] group 'world': all_reduce #3 of 8 float32 (step 12) failed: ".
   std::string failure_text(const Job& job, const std::string& reason) const;
   void fail(Job& job, std::string text);
-  // Leaves the text in the store, or adds that of the first rank to fail.
+  // Of condemn(), or empty.
+  std::string reason() const;
+  // Leaves the text in the stores, or adds that of the first rank to fail.
   // `is_aftermath`: this rank's failure may follow from another's.
   std::string exchange_failure(const std::string& text, bool is_aftermath);
 
@@ -134,6 +155,8 @@ class GroupImpl {
   std::uint64_t tag_ = 0;
   std::uint64_t sequence_ = 0;
   std::string failure_;  // of the first failing collective, or empty
+  std::string reason_;   // of condemn()
+  std::shared_ptr<const IssuedCall> last_issued_;
 
   // Last, so that the thread ends before what it uses.
   std::unique_ptr<GroupWorker> worker_;

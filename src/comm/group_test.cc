@@ -126,16 +126,23 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& info) { return info.param.name; });
 
 TEST(Group, FailedGroupStaysFailed) {
-  run_ranks(2, [](World& world) {
+  std::latch have_issued(1);
+  run_ranks(2, [&](World& world) {
     auto& group = world.group();
-    std::string first;
+    if (world.rank() == 1) have_issued.wait();
     auto one = all_reduce(group, at::zeros({world.rank() + 1}));
+    Pending two;
     // Issued before the failure is known.
-    auto two = all_reduce(group, at::zeros({1}));
-    first = failure_of([&] { one.wait(); });
+    if (world.rank() == 0) {
+      two = all_reduce(group, at::zeros({1}));
+      have_issued.count_down();
+    }
+    const auto first = failure_of([&] { one.wait(); });
     EXPECT_THAT(first, HasSubstr("all_reduce #0"));
     EXPECT_EQ(failure_of([&] { one.wait(); }), first);
-    EXPECT_EQ(failure_of([&] { two.wait(); }), first);
+    if (world.rank() == 0) {
+      EXPECT_EQ(failure_of([&] { two.wait(); }), first);
+    }
     EXPECT_EQ(failure_of([&] { barrier(group); }), first);
     EXPECT_EQ(failure_of([&] { all_reduce(group, at::zeros({1})); }), first);
   });
@@ -214,6 +221,30 @@ TEST(Group, ErrorsNameRanksOfTheWorld) {
     EXPECT_THAT(text, HasSubstr("group 'tail'"));
     const int other = 3 - world.rank();
     EXPECT_THAT(text, HasSubstr(c10::str("rank ", other, " entered")));
+  });
+}
+
+// Ranks 0 and 1 find out that they did different things; rank 2 waits for rank
+// 1 in another group.
+TEST(Group, RanksOfOtherGroupsQuoteTheFirstFailureOfTheJob) {
+  run_ranks(3, [](World& world) {
+    auto head = world.new_group("head", {0, 1});
+    auto tail = world.new_group("tail", {1, 2});
+    if (head) {
+      head->impl().set_label("step 12, unshard h.1");
+      EXPECT_THAT(failure_of([&] {
+                    all_reduce(*head, at::zeros({world.rank() + 1})).wait();
+                  }),
+                  HasSubstr("rank 1 entered all_reduce #0 of 2 float32"));
+      return;
+    }
+    EXPECT_THAT(
+        failure_of([&] { barrier(*tail).wait(); }),
+        AllOf(HasSubstr("[rank 2] group 'tail': barrier #0 failed: lost the "
+                        "connection to rank 1"),
+              HasSubstr("The first rank of the job to fail says: [rank "),
+              HasSubstr("group 'head'"), HasSubstr("step 12, unshard h.1"),
+              HasSubstr("rank 1 entered all_reduce #0 of 2 float32")));
   });
 }
 

@@ -71,6 +71,9 @@ class HierarchicalTransport : public GroupTransport {
     return across().barrier(call);
   }
 
+  void abort(const std::string& text) noexcept override {
+    for (auto* level : {&local(), &across(), &flat()}) level->abort(text);
+  }
   void close() noexcept override {
     for (auto* level : {&local(), &across(), &flat()}) level->close();
   }

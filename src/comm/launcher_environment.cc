@@ -386,7 +386,8 @@ std::optional<Transport> transport_of(const EnvironmentMap& variables) {
 
 WorldOptions with_variables_of(const EnvironmentMap& variables,
                                WorldOptions options) {
-  const auto replace = [&](Name name, std::chrono::milliseconds& time) {
+  const auto replace = [&](Name name, std::chrono::milliseconds& time,
+                           bool may_be_zero = false) {
     const auto found = variables.find(name);
     if (found == variables.end() || found->second.empty()) return;
     const std::string& text = found->second;
@@ -395,14 +396,17 @@ WorldOptions with_variables_of(const EnvironmentMap& variables,
         std::from_chars(text.data(), text.data() + text.size(), seconds);
     // A year, far below what overflows.
     constexpr double kMost = 365.0 * 24 * 3600;
-    TORCH_CHECK_VALUE(
-        error == std::errc() && end == text.data() + text.size() &&
-            seconds >= 0.001 && seconds <= kMost,
-        name, "=", text, ": expected a number of seconds above zero");
+    TORCH_CHECK_VALUE(error == std::errc() &&
+                          end == text.data() + text.size() &&
+                          (seconds >= 0.001 || (may_be_zero && seconds == 0)) &&
+                          seconds <= kMost,
+                      name, "=", text, ": expected a number of seconds",
+                      may_be_zero ? ", or 0" : " above zero");
     time = std::chrono::milliseconds(std::llround(seconds * 1000));
   };
   replace("NFOLD_TIMEOUT", options.timeout);
   replace("NFOLD_RENDEZVOUS_TIMEOUT", options.rendezvous_timeout);
+  replace("NFOLD_STALL_CHECK", options.stall_check, /*may_be_zero=*/true);
   options.transport = transport_of(variables).value_or(options.transport);
   return options;
 }

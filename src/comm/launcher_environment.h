@@ -49,9 +49,9 @@ struct LauncherEnvironment {
 // number, out of range, or in contradiction to another.
 LauncherEnvironment read_launcher_environment(const EnvironmentMap& variables);
 
-// The options with NFOLD_TIMEOUT and NFOLD_RENDEZVOUS_TIMEOUT, in seconds, in
-// place of what the program chose. Raises c10::ValueError for anything but a
-// number above zero.
+// The options with NFOLD_TIMEOUT, NFOLD_RENDEZVOUS_TIMEOUT and
+// NFOLD_STALL_CHECK, in seconds, in place of what the program chose. Raises
+// c10::ValueError for anything but a number above zero, or 0 for the last.
 WorldOptions with_variables_of(const EnvironmentMap& variables,
                                WorldOptions options);
 

@@ -378,6 +378,16 @@ TEST(LauncherEnvironment, TimeOutsOfVariablesReplaceTheProgramsOwn) {
   EXPECT_EQ(options.rendezvous_timeout, milliseconds(30000));
   options = with_variables_of({{"NFOLD_TIMEOUT", "9"}}, given);
   EXPECT_EQ(options.rendezvous_timeout, milliseconds(8));
+  EXPECT_EQ(options.stall_check, WorldOptions().stall_check);
+}
+
+TEST(LauncherEnvironment, LookingForStallsCanBeTurnedOff) {
+  const auto check_of = [](const char* text) {
+    return with_variables_of({{"NFOLD_STALL_CHECK", text}}, {}).stall_check;
+  };
+  EXPECT_EQ(check_of("0.5"), std::chrono::milliseconds(500));
+  EXPECT_EQ(check_of("0"), std::chrono::milliseconds(0));
+  EXPECT_THROW(check_of("-1"), c10::ValueError);
 }
 
 TEST(LauncherEnvironment, TimeOutsMustBeNumbersAboveZero) {

@@ -61,6 +61,9 @@ class MessageTransport : public GroupTransport {
     return 0;
   }
 
+  void abort(const std::string& text) noexcept override {
+    link_.waits->abort(text);
+  }
   void close() noexcept override { link_.backend.reset(); }
 
  private:

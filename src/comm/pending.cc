@@ -2,9 +2,14 @@
 
 #include <c10/util/Exception.h>
 
+#include <optional>
 #include <utility>
 
 namespace nfold {
+
+BlockedCallers::Wait wait_for(const IssuedCall& issued) {
+  return {.group = issued.group, .call = &issued.call, .label = &issued.label};
+}
 
 void Pending::State::succeed() { finish(nullptr); }
 
@@ -28,6 +33,9 @@ bool Pending::State::is_done() const {
 }
 
 void Pending::State::wait_until_done() const {
+  if (is_done()) return;
+  std::optional<const BlockedCallers::Scope> scope;
+  if (issued_) scope.emplace(issued_->callers.get(), wait_for(*issued_));
   std::unique_lock lock(mutex_);
   done_.wait(lock, [this] { return is_done_; });
 }

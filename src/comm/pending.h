@@ -2,20 +2,37 @@
 //
 // What a Pending (nfold/collectives.h) points at: the one-time result of a
 // collective, set by the group's thread and waited for by the caller.
-// Callable from any thread.
+// Callable from any thread. What is waited for, if given, is how a caller that
+// blocks shows up in blocked_callers.h.
 #pragma once
 
 #include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 
+#include "comm/blocked_callers.h"
+#include "comm/collectives_call.h"
 #include "nfold/collectives.h"
 
 namespace nfold {
 
+// A collective as it was issued.
+struct IssuedCall {
+  CollectiveCall call;
+  std::string label;
+  int group = 0;                              // its number
+  std::shared_ptr<BlockedCallers> callers{};  // may be null
+};
+
+BlockedCallers::Wait wait_for(const IssuedCall& issued);
+
 class Pending::State {
  public:
+  explicit State(std::shared_ptr<const IssuedCall> issued = nullptr)
+      : issued_(std::move(issued)) {}
+
   // Exactly one of these is called, once.
   void succeed();
   void fail(std::string text);
@@ -29,6 +46,7 @@ class Pending::State {
  private:
   void finish(std::unique_ptr<const std::string> error);
 
+  const std::shared_ptr<const IssuedCall> issued_;
   mutable std::mutex mutex_;
   mutable std::condition_variable done_;
   bool is_done_ = false;                      // guarded by mutex_

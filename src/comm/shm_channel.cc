@@ -23,7 +23,8 @@ namespace {
 constexpr std::size_t kLine = 64;
 // Some ten microseconds: what a peer needs that is about to post.
 constexpr int kSpins = 1000;
-// How often a sleeper looks whether the peer still lives.
+// How often a sleeper looks whether the peer still lives, and whether to wait
+// any longer.
 constexpr std::chrono::milliseconds kLook{50};
 
 void pause_briefly() {
@@ -84,6 +85,12 @@ ShmChannel::ShmChannel(SharedSegment segment, PeerNames names,
   pthread_mutexattr_destroy(&attributes);
 }
 
+void ShmChannel::note_waits(std::shared_ptr<BlockedCallers> callers,
+                            int group) {
+  callers_ = std::move(callers);
+  group_ = group;
+}
+
 ShmChannel::Slot& ShmChannel::slot(int of_rank) const {
   return reinterpret_cast<Slot*>(segment_.data())[of_rank];
 }
@@ -97,6 +104,19 @@ void ShmChannel::close() noexcept {
   wake(own.posted);
   wake(own.taken);
   pthread_mutex_unlock(&own.life);
+}
+
+void ShmChannel::abort(const std::string& text) noexcept {
+  // Sleepers look now and then, see kLook.
+  const std::lock_guard lock(abort_mutex_);
+  abort_text_ = text;
+  is_aborted_ = true;
+}
+
+void ShmChannel::check_aborted() const {
+  if (!is_aborted_) return;
+  const std::lock_guard lock(abort_mutex_);
+  throw PeerError(PeerError::Kind::kDiverged, abort_text_);
 }
 
 void ShmChannel::wake(Word& word) {
@@ -156,11 +176,21 @@ bool ShmChannel::is_empty(int peer) const {
 
 void ShmChannel::await_word(Word& word, std::uint32_t target, int peer,
                             const std::function<std::string()>& missing) const {
-  wait(word, target, peer, Clock::now() + timeout_, [&] {
-    throw PeerError(PeerError::Kind::kTimeout, names_.describe({peer}) + " " +
-                                                   missing() + " within " +
-                                                   seconds_text(timeout_));
-  });
+  if (has_reached(word.load(std::memory_order_acquire), target)) return;
+  const BlockedCallers::Scope scope(
+      callers_.get(),
+      {.group = group_, .peer = names_.global_rank(peer), .missing = &missing});
+  try {
+    wait(word, target, peer, Clock::now() + timeout_, [&] {
+      throw PeerError(PeerError::Kind::kTimeout, names_.describe({peer}) + " " +
+                                                     missing() + " within " +
+                                                     seconds_text(timeout_));
+    });
+  } catch (const PeerError&) {
+    const std::string reason = scope.reason();
+    if (reason.empty()) throw;
+    throw PeerError(PeerError::Kind::kDiverged, reason);
+  }
 }
 
 void ShmChannel::wait(Word& word, std::uint32_t target, int peer,
@@ -178,6 +208,7 @@ void ShmChannel::wait(Word& word, std::uint32_t target, int peer,
       if (has_reached(word.load(std::memory_order_acquire), target)) return;
       throw_lost(names_, gone_peers(), "transport: shared memory");
     }
+    check_aborted();
     const auto left = deadline - Clock::now();
     if (left <= Clock::duration::zero()) on_timeout();
     futex_wait(word, value, std::min<Clock::duration>(left, kLook));

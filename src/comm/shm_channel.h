@@ -23,7 +23,8 @@
 // futex. A rank that dies is noticed by the kernel: its thread holds a robust
 // mutex. One that leaves or fails says so.
 //
-// Collective calls are for one thread at a time; await_word and close for any.
+// Collective calls are for one thread at a time; await_word, abort and close
+// for any.
 #pragma once
 
 #include <atomic>
@@ -31,7 +32,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
 
+#include "comm/blocked_callers.h"
 #include "comm/collectives_call.h"
 #include "comm/peer_errors.h"
 #include "comm/shared_segment.h"
@@ -60,10 +65,17 @@ class ShmChannel {
   // The others, i = 1 to size - 1: from rank + 1, wrapping round.
   int peer(int i) const { return (rank() + i) % size(); }
 
+  // Where await_word notes who waits, as in the group of that number. Before
+  // the first of them.
+  void note_waits(std::shared_ptr<BlockedCallers> callers, int group);
+
   // The calling thread stands for this rank: peers notice when it ends.
   void open();
   // By the same thread. Peers that wait for this rank raise.
   void close() noexcept;
+  // Whatever waits, or would wait later, raises PeerError, kDiverged, with this
+  // text.
+  void abort(const std::string& text) noexcept;
 
   // Starts a collective and its first phase.
   void begin(const CollectiveCall& call);
@@ -101,6 +113,7 @@ class ShmChannel {
   bool is_gone(int peer) const;
   std::vector<int> gone_peers() const;
   [[noreturn]] void raise_timeout(int peer) const;
+  void check_aborted() const;
 
   SharedSegment segment_;
   const PeerNames names_;
@@ -111,6 +124,12 @@ class ShmChannel {
   std::uint32_t phase_ = 0;
   std::uint32_t collective_ = 0;
   bool is_first_phase_ = true;
+
+  std::shared_ptr<BlockedCallers> callers_;
+  int group_ = 0;
+  std::atomic<bool> is_aborted_{false};
+  mutable std::mutex abort_mutex_;
+  std::string abort_text_;  // guarded by abort_mutex_
 };
 
 }  // namespace nfold

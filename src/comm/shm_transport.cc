@@ -83,6 +83,9 @@ class ShmTransport : public GroupTransport {
 
   const char* name() const override { return "shm"; }
   std::shared_ptr<ShmChannel> shm_channel() const override { return channel_; }
+  void abort(const std::string& text) noexcept override {
+    channel_->abort(text);
+  }
   void close() noexcept override { channel_->close(); }
 
   std::int64_t all_gather(const CollectiveCall& call,

@@ -9,11 +9,13 @@
 //
 // Each function runs one collective to its end on the calling thread and
 // returns the payload bytes that this rank gave to others, or raises PeerError.
-// After an error the transport is only good for close(). For one thread.
+// After an error the transport is only good for close(). For one thread, but
+// for abort().
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "comm/collectives_call.h"
@@ -53,6 +55,11 @@ class GroupTransport {
                                   const FlatView& output,
                                   const FlatView& input) = 0;
   virtual std::int64_t barrier(const CollectiveCall& call) = 0;
+
+  // From any thread, until the transport is destroyed: a collective that waits
+  // for a peer raises PeerError, kDiverged, with this text, and so does each
+  // that would wait later.
+  virtual void abort(const std::string& text) noexcept = 0;
 
   // Last, or after an error: peers that wait for this rank find out that it
   // will not come. Idempotent.

@@ -14,6 +14,8 @@
 #include "comm/group_impl.h"
 #include "comm/group_transport.h"
 #include "comm/launcher_environment.h"
+#include "comm/shm_channel.h"
+#include "comm/stall_watch.h"
 #include "comm/world_rendezvous.h"
 #include "nfold/errors.h"
 
@@ -67,6 +69,7 @@ struct World::Impl {
 
   ~Impl() {
     group.reset();
+    watch.reset();
     // An error is on its way to the user; other ranks may be dead, and
     // waiting for them would only delay the message.
     if (std::uncaught_exceptions() > 0) return;
@@ -97,6 +100,8 @@ struct World::Impl {
   int local_rank = 0;
   int local_size = 1;
   std::vector<RankHost> hosts;
+  std::shared_ptr<BlockedCallers> callers;  // null: nobody watches
+  std::unique_ptr<StallWatch> watch;
   std::unique_ptr<Group> group;
   // Groups made so far. Equal on all ranks, since all make them in the same
   // order; keeps the keys of groups with the same name apart.
@@ -131,6 +136,12 @@ void World::Impl::join() {
   std::vector<int> ranks(static_cast<std::size_t>(job.size));
   for (int rank = 0; rank < job.size; ++rank) {
     ranks[static_cast<std::size_t>(rank)] = rank;
+  }
+  if (job.size > 1 && options.stall_check.count() > 0) {
+    callers = std::make_shared<BlockedCallers>();
+    watch = std::make_unique<StallWatch>(
+        StallWatch::Place{store, job.rank, job.size}, callers,
+        times_of(options.stall_check));
   }
   group = make_group_of(kWorldGroup, ranks, options.transport);
 }
@@ -179,9 +190,12 @@ std::unique_ptr<Group> World::Impl::make_group_of(const std::string& name,
   if (!spec.host_names.empty()) spec.store_host = hosts.front().name;
   spec.timeout = options.timeout;
   if (ranks.size() == 1) return make_group(std::move(spec), nullptr);
+  spec.number = number;
+  spec.callers = callers;
   auto group_store = c10::make_intrusive<c10d::PrefixStore>(
       fmt::format("group/{}/{}", number, name), store);
   spec.store = c10::make_intrusive<c10d::PrefixStore>("failure", group_store);
+  spec.job_store = c10::make_intrusive<c10d::PrefixStore>("failure", store);
   TransportRequest request;
   request.group_name = name;
   request.names = {spec.rank, ranks, spec.host_names};
@@ -193,6 +207,7 @@ std::unique_ptr<Group> World::Impl::make_group_of(const std::string& name,
   request.interface_hint = interface_hint(ranks);
   auto worker = std::make_unique<GroupWorker>(name);
   auto way = make_group_transport(group_store, request, *worker);
+  if (way->shm_channel()) way->shm_channel()->note_waits(callers, number);
   return make_group(std::move(spec), std::move(way), std::move(worker));
 }
 

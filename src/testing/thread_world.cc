@@ -41,6 +41,7 @@ std::exception_ptr run_rank(const Run& run, int rank, int size) {
     if (run.options.ranks_per_host > 0) {
       options.host = fmt::format("h{}", rank / run.options.ranks_per_host);
     }
+    options.stall_check = run.options.stall_check;
     World world = World::from_store(run.store, rank, size, options);
     run.body(world);
     return nullptr;

@@ -32,6 +32,8 @@ struct ThreadWorldOptions {
   Transport transport = transport_for_tests();
   // 0: all are on one host. Else hosts "h0", "h1", ... of so many ranks each.
   int ranks_per_host = 0;
+  // WorldOptions::stall_check.
+  std::chrono::milliseconds stall_check = std::chrono::seconds(2);
 };
 
 // Runs the body once for each rank, each on a thread of its own, and returns
