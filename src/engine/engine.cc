@@ -95,7 +95,7 @@ Engine::Impl::Impl(std::shared_ptr<torch::nn::Module> module, Mesh& mesh,
     schedule_.emplace(make_lr_schedule(*config_.scheduler, *optimizer_));
     schedule_->apply(0, optimizer_->groups());
   }
-  fetcher_.set_position(position());
+  tell_position();
   if (config_.wall_clock_breakdown) start_profile();
   comm_at_last_step_ = comm_counts();
 }
@@ -119,6 +119,13 @@ void Engine::Impl::check_loss(const at::Tensor& loss) const {
 
 std::string Engine::Impl::position() const {
   return fmt::format("step {}, micro step {}", steps_ + 1, micro_steps_);
+}
+
+void Engine::Impl::tell_position(const std::string& more) {
+  fetcher_.set_position(position() + more);
+  for (auto* group : mesh_.groups()) {
+    group->impl().set_label(position() + more);
+  }
 }
 
 std::string Engine::Impl::where() const {
@@ -176,14 +183,16 @@ void Engine::Impl::backward(const at::Tensor& loss) {
   try {
     const auto seed = at::full_like(
         loss, backward_scale_ / static_cast<double>(accumulation_steps_));
-    fetcher_.set_position(position() + ", backward");
+    tell_position(", backward");
     {
       const Fetcher::BackwardScope scope(fetcher_);
       run_backward(loss, seed);
     }
     ++micro_steps_;
+    // Buckets under way keep their labels.
     fetcher_.set_position(position());
     reducer_.finish(is_boundary() || !config_.managed_gradient_accumulation);
+    tell_position();
   } catch (...) {
     // What some buckets hold is no gradient of anything.
     zero_grad();
@@ -201,12 +210,13 @@ void Engine::Impl::reduce_over_replicas() {
   if (!mesh_.replica_group() || is_reduced_over_replicas_) return;
   const ProfileRange range("nfold::reduce_over_replicas");
   const auto start = Clock::now();
-  mesh_.replica_group()->impl().set_label(position() +
-                                          ", gradients of replicas");
   std::vector<Pending> pendings;
   for (auto* unit : model_.trained()) {
     auto* replicas = unit->options().groups.replica;
-    if (replicas) pendings.push_back(all_reduce(*replicas, unit->grad()));
+    if (!replicas) continue;
+    replicas->impl().set_label(fmt::format("{}, gradients of {} over replicas",
+                                           position(), unit->name()));
+    pendings.push_back(all_reduce(*replicas, unit->grad()));
   }
   for (auto& pending : pendings) pending.wait();
   is_reduced_over_replicas_ = true;
@@ -386,7 +396,7 @@ StepReport Engine::Impl::step() {
   reducer_.clear_non_finite();
   micro_steps_ = 0;
   report.step = ++steps_;
-  fetcher_.set_position(position());
+  tell_position();
   timers_.last_end = Clock::now();
   report.optimizer_ms = ms_between(start, timers_.last_end);
   finish_report(report);

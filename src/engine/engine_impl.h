@@ -78,6 +78,9 @@ class Engine::Impl {
   // "step 12, micro step 0", and the same with the rank for errors.
   std::string position() const;
   std::string where() const;
+  // For errors of what comes next, in any group of the mesh: a model's layers
+  // may communicate by themselves.
+  void tell_position(const std::string& more = "");
   void begin_report(StepReport& report) const;
   void finish_report(StepReport& report);
   // True when the gradients are fit for an update; fills norm and findings.

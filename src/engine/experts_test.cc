@@ -375,5 +375,41 @@ TEST(ExpertsTest, OneProcessWouldHoldThoseOfAllRanks) {
   EXPECT_EQ(params_bytes(2), params_bytes(1));
 }
 
+// Rank 1 leaves the mixture out in its second step: rank 0 waits for it among
+// the experts, and it for rank 0 where parameters are gathered.
+TEST(ExpertsTest,
+     ARankThatTakesAnotherBranchIsAnErrorOnBothThatNamesStepAndUnit) {
+  const auto config = expert_config(3, 2);
+  auto options = kOverGloo;
+  options.timeout = std::chrono::minutes(5);
+  options.stall_check = std::chrono::milliseconds(300);
+  const auto start = std::chrono::steady_clock::now();
+  on_ranks(
+      2, config,
+      [&](World& world, Mesh& mesh) {
+        auto net = mixture_net(mesh, 2, /*top_k=*/1);
+        Engine engine(net, mesh, config);
+        train_step(engine, net->loss(world.rank()));
+        const auto text = error_of([&] {
+          if (world.rank() == 0) {
+            train_step(engine, net->loss(1));
+          } else {
+            const auto x = net->first(torch::ones({16, kWidth}));
+            train_step(engine, net->head(x).square().sum());
+          }
+        });
+        EXPECT_THAT(text, AllOf(HasSubstr("ranks wait for each other"),
+                                HasSubstr("rank 0 has waited"),
+                                HasSubstr("in group 'expert_2'"),
+                                HasSubstr("(step 2, micro step 0)"),
+                                HasSubstr("rank 1 has waited"),
+                                HasSubstr("in group 'data_parallel'"),
+                                HasSubstr("(step 2, micro step 0, gradient "
+                                          "bucket 6 of first.weight")));
+      },
+      options);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+}
+
 }  // namespace
 }  // namespace nfold::testing

@@ -315,5 +315,57 @@ TEST(MicsTest, SizesThatDoNotDivideAndOtherStagesAreErrors) {
               AllOf(HasSubstr("mics_shard_size"), HasSubstr("stage 3")));
 }
 
+// The text of the error on each of four ranks, two by two in shard groups, of
+// which some step after one micro step and the others after two.
+void expect_uneven_steps_end(const std::vector<int>& quick_ranks,
+                             const ::testing::Matcher<std::string>& matches) {
+  const auto config = mics_config(2, 2);
+  auto options = kOverGloo;
+  options.timeout = std::chrono::minutes(5);
+  options.stall_check = std::chrono::milliseconds(300);
+  const auto start = std::chrono::steady_clock::now();
+  on_ranks(
+      4, config,
+      [&](World& world, Mesh& mesh) {
+        auto own_config = config;
+        if (std::count(quick_ranks.begin(), quick_ranks.end(), world.rank())) {
+          own_config.gradient_accumulation_steps = 1;
+        }
+        Tower model(24);
+        Engine engine(model, mesh, own_config);
+        EXPECT_THAT(error_of([&] {
+                      for (;;) train_step(engine, model->loss(world.rank()));
+                    }),
+                    matches);
+      },
+      options);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+}
+
+// Ranks 0 and 1 see what each other does; the others lose them.
+TEST(MicsTest, ARankThatSkipsAMicroStepIsAnErrorOnAllThatNamesRankAndStep) {
+  expect_uneven_steps_end({0},
+                          AllOf(HasSubstr("(step 1, micro step 1, gradient"),
+                                HasSubstr("rank 0 entered all_gather"),
+                                HasSubstr("rank 1 entered reduce_scatter")));
+}
+
+// Rank 0 waits among replicas for rank 2, that in its shard group for rank 3,
+// that among replicas for rank 1, and that in its shard group for rank 0.
+TEST(MicsTest, WaitsThatCrossGroupsAreAnErrorOnAllThatNamesStepAndUnit) {
+  expect_uneven_steps_end(
+      {0, 3},
+      AllOf(HasSubstr("ranks wait for each other"),
+            HasSubstr("\n  rank 0 has waited"), HasSubstr("rank 1 has waited"),
+            HasSubstr("rank 2 has waited"), HasSubstr("rank 3 has waited"),
+            HasSubstr("in group 'mics_replica', all_reduce #"),
+            HasSubstr("(step 1, micro step 1, gradients of "),
+            HasSubstr(" over replicas), which rank 1 has not entered"),
+            HasSubstr("in group 'mics_shard', reduce_scatter #"),
+            HasSubstr("(step 1, micro step 1, gradient bucket 0 of "
+                      "head.weight ... head.bias), which rank 0 has not "
+                      "entered")));
+}
+
 }  // namespace
 }  // namespace nfold::testing

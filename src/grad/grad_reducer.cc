@@ -1,6 +1,7 @@
 #include "grad/grad_reducer.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
@@ -231,8 +232,13 @@ void GradReducer::launch(std::size_t bucket_index, bool is_late) {
     launch.bytes += flat.numel() * flat.element_size();
     launch.flats.push_back(std::move(flat));
   }
-  const auto label = label_ + ", gradient bucket " +
-                     std::to_string(bucket_index) + (is_late ? " (late)" : "");
+  const std::string others =
+      bucket.units.size() == 1
+          ? ""
+          : fmt::format(" and {} more units", bucket.units.size() - 1);
+  const auto label = fmt::format("{}, gradient bucket {}{} of {}{}", label_,
+                                 bucket_index, is_late ? " (late)" : "",
+                                 units_[bucket.units.front()]->name(), others);
   for (auto* group :
        {bucket.group, bucket.hops.intra_node, bucket.hops.inter_node}) {
     if (group) group->impl().set_label(label);
