@@ -18,13 +18,33 @@ void Pending::State::fail(std::string text) {
 }
 
 void Pending::State::finish(std::unique_ptr<const std::string> error) {
+  WhenDone call;
   {
     const std::lock_guard lock(mutex_);
     TORCH_INTERNAL_ASSERT(!is_done_);
     error_ = std::move(error);
     is_done_ = true;
+    call = std::exchange(when_done_, nullptr);
   }
   done_.notify_all();
+  if (call) call(error_.get());
+}
+
+void Pending::State::when_done(WhenDone call) {
+  {
+    const std::lock_guard lock(mutex_);
+    TORCH_INTERNAL_ASSERT(!when_done_, "one function for each state");
+    if (!is_done_) {
+      when_done_ = std::move(call);
+      return;
+    }
+  }
+  call(error_.get());
+}
+
+std::shared_ptr<Pending::State> Pending::State::release(Pending pending) {
+  TORCH_INTERNAL_ASSERT(!pending.finish_, "only wait() runs it");
+  return std::move(pending.state_);
 }
 
 bool Pending::State::is_done() const {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -30,6 +31,13 @@ BlockedCallers::Wait wait_for(const IssuedCall& issued);
 
 class Pending::State {
  public:
+  // Gets the text of the error, or null.
+  using WhenDone = std::function<void(const std::string* error)>;
+
+  // What the pending waits for, which its destructor no longer does. Null if
+  // it was complete from the start.
+  static std::shared_ptr<State> release(Pending pending);
+
   explicit State(std::shared_ptr<const IssuedCall> issued = nullptr)
       : issued_(std::move(issued)) {}
 
@@ -42,6 +50,9 @@ class Pending::State {
   void wait_until_done() const;
   // As above, and raises c10::DistBackendError with the text of fail().
   void wait() const;
+  // Calls it once, after waiters were woken: on the thread that finishes, or
+  // at once if that has happened. It must not throw. One for each state.
+  void when_done(WhenDone call);
 
  private:
   void finish(std::unique_ptr<const std::string> error);
@@ -51,6 +62,7 @@ class Pending::State {
   mutable std::condition_variable done_;
   bool is_done_ = false;                      // guarded by mutex_
   std::unique_ptr<const std::string> error_;  // set once, before is_done_
+  WhenDone when_done_;                        // guarded by mutex_
 };
 
 }  // namespace nfold

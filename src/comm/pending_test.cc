@@ -107,5 +107,41 @@ TEST(Pending, RunsItsFunctionOnceAndOnlyAfterSuccess) {
   EXPECT_FALSE(was_called);
 }
 
+TEST(Pending, WhenDoneIsCalledOnceByWhoeverFinishes) {
+  for (const bool is_done_before : {true, false}) {
+    for (const bool succeeds : {true, false}) {
+      auto state = std::make_shared<Pending::State>();
+      const auto finish = [&] {
+        std::thread([&] {
+          succeeds ? state->succeed() : state->fail("rank 1 died");
+        }).join();
+      };
+      int calls = 0;
+      std::thread::id caller;
+      if (is_done_before) finish();
+      state->when_done([&](const std::string* error) {
+        ++calls;
+        caller = std::this_thread::get_id();
+        EXPECT_TRUE(state->is_done());
+        EXPECT_EQ(error == nullptr, succeeds);
+        if (error != nullptr) {
+          EXPECT_EQ(*error, "rank 1 died");
+        }
+      });
+      EXPECT_EQ(calls, is_done_before ? 1 : 0);
+      if (!is_done_before) finish();
+      EXPECT_EQ(calls, 1);
+      EXPECT_EQ(caller == std::this_thread::get_id(), is_done_before);
+    }
+  }
+}
+
+TEST(Pending, ReleasedDoesNotWait) {
+  auto state = std::make_shared<Pending::State>();
+  EXPECT_EQ(Pending::State::release(Pending(state)), state);
+  EXPECT_FALSE(state->is_done());
+  EXPECT_EQ(Pending::State::release(Pending()), nullptr);
+}
+
 }  // namespace
 }  // namespace nfold
