@@ -84,19 +84,20 @@ Pending all_gather(Group& group, at::Tensor output, at::Tensor shard);
 Pending all_gather_coalesced(Group& group, std::vector<at::Tensor> outputs);
 
 // output [S] <- sum over ranks of input[rank*S .. (rank+1)*S); input is
-// [N * S] and is left unspecified. `output` may alias that part of `input`.
+// [N * S] and keeps its values. `output` may be that part of `input`.
 Pending reduce_scatter(Group& group, at::Tensor output, at::Tensor input,
                        ReduceOp op = ReduceOp::kSum);
 
 // One collective for several flat tensors, reduced in place: of inputs[i],
 // [N * S_i], the part [rank*S_i, (rank+1)*S_i) holds the sum afterwards; the
-// rest is unspecified. `is_empty` tells the peers that every element here is
+// rest is as before. `is_empty` tells the peers that every element here is
 // zero; then nothing is sent, and the result is as if zeros had been. Sums go
 // to outputs[i], [S_i], instead where that is defined; it must not overlap the
 // inputs.
 Pending reduce_scatter_coalesced(Group& group, std::vector<at::Tensor> inputs,
                                  bool is_empty = false,
-                                 std::vector<at::Tensor> outputs = {});
+                                 std::vector<at::Tensor> outputs = {},
+                                 ReduceOp op = ReduceOp::kSum);
 
 // In place, on every rank. Any contiguous tensor, any element count.
 Pending all_reduce(Group& group, at::Tensor tensor,

@@ -195,8 +195,8 @@ Pending reduce_scatter(Group& group, at::Tensor output, at::Tensor input,
 }
 
 Pending reduce_scatter_coalesced(Group& group, std::vector<at::Tensor> inputs,
-                                 bool is_empty,
-                                 std::vector<at::Tensor> outputs) {
+                                 bool is_empty, std::vector<at::Tensor> outputs,
+                                 ReduceOp op) {
   const Checker check(group, Collective::kReduceScatter);
   auto views = checked_views(check, group, inputs, "inputs");
   check.reducible(inputs.front());
@@ -221,6 +221,7 @@ Pending reduce_scatter_coalesced(Group& group, std::vector<at::Tensor> inputs,
     return group.impl().count_local(Collective::kReduceScatter);
   }
   auto call = call_of(Collective::kReduceScatter, inputs);
+  call.op = op;
   call.is_empty = is_empty;
   for (auto& output : outputs) {
     if (output.defined()) inputs.push_back(std::move(output));

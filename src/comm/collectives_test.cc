@@ -170,6 +170,22 @@ TEST_P(Collectives, ReduceScatterSumsInTreeOrder) {
   });
 }
 
+TEST_P(Collectives, ReduceScatterKeepsItsInput) {
+  for_each_case([&](World& world, at::ScalarType dtype, std::int64_t numel) {
+    const auto values =
+        values_of(world.rank(), numel * world.size(), dtype).contiguous();
+    const auto input = values.clone();
+    auto output = at::zeros({numel}, dtype);
+    reduce_scatter(world.group(), output, input).wait();
+    EXPECT_TRUE(has_same_bits(input, values));
+    // In place: all but the own part.
+    reduce_scatter_coalesced(world.group(), {input}).wait();
+    auto expected = values.clone();
+    shard_of(expected, world.rank(), world.size()).copy_(output);
+    EXPECT_TRUE(has_same_bits(input, expected));
+  });
+}
+
 TEST_P(Collectives, ReduceScatterMayOutputIntoItsPartOfTheInput) {
   for_each_case([&](World& world, at::ScalarType dtype, std::int64_t numel) {
     const std::int64_t full_numel = numel * world.size();
@@ -195,6 +211,12 @@ TEST_P(Collectives, ReduceScatterTakesMaximum) {
         at::stack(values_of_all(world.size(), full_numel, at::kFloat)).amax(0);
     EXPECT_TRUE(
         has_same_bits(output, shard_of(max, world.rank(), world.size())));
+    auto coalesced = at::zeros({1023}, at::kFloat);
+    reduce_scatter_coalesced(world.group(),
+                             {values_of(world.rank(), full_numel, at::kFloat)},
+                             /*is_empty=*/false, {coalesced}, ReduceOp::kMax)
+        .wait();
+    EXPECT_TRUE(has_same_bits(coalesced, output));
   });
 }
 
