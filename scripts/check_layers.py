@@ -37,7 +37,7 @@ PUBLIC = {
     "expert_ranks.h": "layout", "mics_ranks.h": "layout",
     "rank_lists.h": "layout", "quantization_groups.h": "layout",
     "quantization.h": "kernels", "quantized_weight.h": "kernels",
-    "collectives.h": "comm", "dp_gather.h": "comm", "group.h": "comm",
+    "c10d_backend.h": "comm", "collectives.h": "comm", "dp_gather.h": "comm", "group.h": "comm",
     "group_provider.h": "comm", "mesh.h": "comm",
     "partitioned_tensor.h": "comm", "quantized_collectives.h": "comm",
     "world.h": "comm",

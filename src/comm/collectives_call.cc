@@ -42,7 +42,9 @@ bool differs(const CollectiveCall& a, const CollectiveCall& b) {
 
 std::string describe(const CollectiveCall& call) {
   std::string text = fmt::format("{} #{}", name_of(call.kind), call.sequence);
-  if (call.kind != Collective::kBarrier) {
+  if (call.numel == CollectiveCall::kUnknownNumel) {
+    text += fmt::format(" of {}", dtype_name(call.dtype));
+  } else if (call.kind != Collective::kBarrier) {
     text += fmt::format(" of {} {}", call.numel, dtype_name(call.dtype));
   }
   if (call.num_tensors != 1) {

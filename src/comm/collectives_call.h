@@ -20,6 +20,9 @@ namespace nfold {
 
 // Sent as its bytes; all hosts of a job have the same byte order.
 struct CollectiveCall {
+  // Of ranks that do not know each other's sizes.
+  static constexpr std::int64_t kUnknownNumel = -1;
+
   std::uint64_t sequence = 0;  // how many collectives of the group came before
   std::uint64_t tag = 0;       // GroupImpl::set_tag
   std::uint64_t layout = 0;    // hash of the element count of each tensor

@@ -19,7 +19,7 @@ run(${CMAKE_COMMAND} --install ${BUILD} --prefix ${WORK}/prefix)
 file(GLOB_RECURSE headers RELATIVE ${WORK}/prefix/include
   ${WORK}/prefix/include/*)
 foreach(header IN LISTS headers)
-  if(NOT header MATCHES "^nfold/[a-z_]+\\.h$")
+  if(NOT header MATCHES "^nfold/[a-z0-9_]+\\.h$")
     message(FATAL_ERROR "expected only nfold/*.h, found ${header} installed")
   endif()
 endforeach()

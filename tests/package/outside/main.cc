@@ -1,5 +1,6 @@
 // Trains one linear layer for two steps in a world of one process. Exits with
 // 1 when something is not as it should be.
+#include <nfold/c10d_backend.h>
 #include <nfold/collectives.h>
 #include <nfold/engine.h>
 #include <nfold/errors.h>
@@ -7,6 +8,7 @@
 #include <torch/torch.h>
 
 #include <iostream>
+#include <vector>
 
 namespace {
 
@@ -16,6 +18,13 @@ int run() {
   nfold::all_reduce(world.group(), tensor).wait();
   if (world.size() != 1 || tensor.sum().item<float>() != 8.0F) {
     std::cerr << "expected a world of one, in which a sum changes nothing\n";
+    return 1;
+  }
+  const auto backend =
+      nfold::make_c10d_backend(world.new_group("c10d", {world.rank()}));
+  std::vector<at::Tensor> tensors = {tensor};
+  if (!backend->allreduce(tensors)->wait() || tensor.sum().item<int>() != 8) {
+    std::cerr << "expected a c10d::Backend to change nothing either\n";
     return 1;
   }
 
