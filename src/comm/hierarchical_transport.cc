@@ -1,5 +1,7 @@
 #include "comm/hierarchical_transport.h"
 
+#include <ATen/ops/empty.h>
+
 #include <algorithm>
 
 namespace nfold {
@@ -30,8 +32,16 @@ class HierarchicalTransport : public GroupTransport {
       meet(call);
       return flat().reduce_scatter(call, flats, outputs);
     }
-    std::int64_t sent_bytes = reduce_inside(call, flats);
-    sent_bytes += across().reduce_scatter(with_sums(call), flats, outputs);
+    // Sums of this host, where the input must stay as it is. Of each tensor
+    // only the parts of this rank's column are ever touched.
+    std::vector<at::Tensor> memory;
+    std::vector<FlatView> sums = flats;
+    for (FlatView& each : sums) {
+      memory.push_back(at::empty({each.numel}, each.dtype));
+      each.data = static_cast<std::byte*>(memory.back().mutable_data_ptr());
+    }
+    std::int64_t sent_bytes = reduce_inside(call, flats, sums);
+    sent_bytes += across().reduce_scatter(with_sums(call), sums, outputs);
     return sent_bytes;
   }
 
@@ -41,7 +51,7 @@ class HierarchicalTransport : public GroupTransport {
       meet(call);
       return flat().all_reduce(call, whole);
     }
-    std::int64_t sent_bytes = reduce_inside(call, {whole});
+    std::int64_t sent_bytes = reduce_inside(call, {whole}, {whole});
     sent_bytes += across().all_reduce(call, whole);
     sent_bytes += local().all_gather(call, by_host({whole}));
     return sent_bytes;
@@ -103,15 +113,16 @@ class HierarchicalTransport : public GroupTransport {
     return parts;
   }
 
-  // The shards of this rank's column <- what this host contributes to them.
+  // Of `sums`, laid out as `flats`, the shards of this rank's column <- what
+  // this host contributes to them.
   std::int64_t reduce_inside(const CollectiveCall& call,
-                             const std::vector<FlatView>& flats) {
-    const auto parts = by_host(flats);
-    std::vector<std::byte*> in_place;
-    for (const FlatView& part : parts) {
-      in_place.push_back(part.shard(local_rank_));
+                             const std::vector<FlatView>& flats,
+                             const std::vector<FlatView>& sums) {
+    std::vector<std::byte*> outputs;
+    for (const FlatView& part : by_host(sums)) {
+      outputs.push_back(part.shard(local_rank_));
     }
-    return local().reduce_scatter(call, parts, in_place);
+    return local().reduce_scatter(call, by_host(flats), outputs);
   }
 
   // Others of this host may have contributed where this rank has not.

@@ -92,9 +92,10 @@ TEST_P(Hierarchical, ReduceScatterGivesTheBitsOfMessages) {
         const auto numel = shard * world.size();
         auto shard_sum = at::empty({shard}, dtype);
         auto expected = at::empty({shard}, dtype);
-        reduce_scatter(world.group(), shard_sum,
-                       contribution(world.rank(), numel, dtype))
-            .wait();
+        const auto input = contribution(world.rank(), numel, dtype);
+        const auto before = input.clone();
+        reduce_scatter(world.group(), shard_sum, input).wait();
+        EXPECT_TRUE(at::equal(input, before));
         reduce_scatter(plain, expected,
                        contribution(world.rank(), numel, dtype))
             .wait();

@@ -14,16 +14,18 @@
 #include "param/deferred_construction.h"
 
 namespace nfold {
-namespace {
 
-class Scope {
+// What GatheredParameters is while it lives.
+class GatherScope {
  public:
-  virtual ~Scope() = default;
+  virtual ~GatherScope() = default;
   virtual void close() = 0;
 };
 
+namespace {
+
 // Of parameters of an engine.
-class ShardedScope : public Scope {
+class ShardedScope : public GatherScope {
  public:
   // A unit of the scope.
   struct Held {
@@ -163,7 +165,7 @@ class ShardedScope : public Scope {
 };
 
 // Of parameters that nfold::init is building: whole, in memory, until it ends.
-class ConstructionGather : public Scope {
+class ConstructionGather : public GatherScope {
  public:
   ConstructionGather(std::vector<at::Tensor> params, GatherOptions options)
       : params_(std::move(params)),
@@ -230,8 +232,8 @@ void check_modifier(const GatherOptions& options, const Group& group) {
 }
 
 // Null if there is nothing to do.
-std::unique_ptr<Scope> open_scope(const std::vector<at::Tensor>& params,
-                                  const GatherOptions& options) {
+std::unique_ptr<GatherScope> open_scope(const std::vector<at::Tensor>& params,
+                                        const GatherOptions& options) {
   AccessHandler* handler = nullptr;
   std::vector<ShardedScope::Held> held;
   std::string nested;
@@ -288,11 +290,12 @@ std::unique_ptr<Scope> open_scope(const std::vector<at::Tensor>& params,
 
 class GatheredParameters::Impl {
  public:
-  explicit Impl(std::unique_ptr<Scope> scope) : scope_(std::move(scope)) {}
+  explicit Impl(std::unique_ptr<GatherScope> scope)
+      : scope_(std::move(scope)) {}
   void close() { scope_->close(); }
 
  private:
-  std::unique_ptr<Scope> scope_;
+  std::unique_ptr<GatherScope> scope_;
 };
 
 GatheredParameters::GatheredParameters(std::vector<at::Tensor> params,
