@@ -105,6 +105,35 @@ class Alone:
                 for i in range(setting.num_ranks)]
 
 
+def _peer_start(setting, arguments, run_dir, num_ranks):
+    command = [sys.executable, "-m", "torch.distributed.run",
+               "--standalone", "--nproc-per-node", str(num_ranks),
+               str(HERE / "peer.py"), "--config", str(setting.config),
+               "--weights", str(setting.weights), "--run-dir", str(run_dir),
+               "--steps", str(setting.num_steps), *arguments]
+    return Start(command, run_dir, num_ranks, setting.num_threads,
+                 is_launched=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchAlone:
+    """As Alone with a process for each rank, in torch without nfold."""
+
+    name: str
+    about: str
+
+    stage = None
+    is_peer = False
+
+    def num_shards(self, num_ranks):
+        return 1
+
+    def starts(self, setting):
+        return [_peer_start(setting, ("--peer", "alone"),
+                            setting.run_dir / str(i), 1)
+                for i in range(setting.num_ranks)]
+
+
 @dataclasses.dataclass(frozen=True)
 class Peer:
     """Another implementation, which peer.py runs, beside nfold's `stage`."""
@@ -123,14 +152,8 @@ class Peer:
         return 1
 
     def starts(self, setting):
-        command = [sys.executable, "-m", "torch.distributed.run",
-                   "--standalone", "--nproc-per-node", str(setting.num_ranks),
-                   str(HERE / "peer.py"), "--config", str(setting.config),
-                   "--weights", str(setting.weights), "--run-dir",
-                   str(setting.run_dir), "--steps", str(setting.num_steps),
-                   *self.arguments]
-        return [Start(command, setting.run_dir, setting.num_ranks,
-                      setting.num_threads, is_launched=True)]
+        return [_peer_start(setting, self.arguments, setting.run_dir,
+                            setting.num_ranks)]
 
 
 def _torch(name, stage, *arguments):
@@ -149,6 +172,8 @@ CONTESTANTS = (
           is_copied=False),
     Alone("limit", "one unsharded nfold train for each rank, at the same time, "
           "without communication", is_copied=True),
+    TorchAlone("limit-torch", "the same in plain torch, with its fused AdamW "
+               "and its default allocation"),
     Nfold("nfold-0", 0),
     Nfold("nfold-1", 1),
     Nfold("nfold-2", 2),

@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from gpt import Gpt, GptOptions, load_weights
 from tokens import Tokens
 
-PEERS = ("ddp", "zero1", "fsdp2", "deepspeed")
+PEERS = ("alone", "ddp", "zero1", "fsdp2", "deepspeed")
 OPTIMIZERS = ("plain", "fused", "deepspeed", "cpu_adam")
 
 
@@ -93,8 +93,8 @@ def materialise(model, weights):
 
 
 def wrap_torch(arguments, model, settings):
-    """DDP, ZeroRedundancyOptimizer or FSDP2: step function, optimizer and what
-    was asked of the wrapper."""
+    """The model alone, or in DDP, ZeroRedundancyOptimizer or FSDP2: step
+    function, optimizer and what was asked of the wrapper."""
     if arguments.peer == "fsdp2":
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
@@ -104,6 +104,9 @@ def wrap_torch(arguments, model, settings):
             fully_shard(unit, mesh=mesh, **used)
         wrapped = materialise(model, arguments.weights)
         used["units"] = "every block, and the rest"
+    elif arguments.peer == "alone":
+        used = {}
+        wrapped = materialise(model, arguments.weights)
     else:
         used = {"gradient_as_bucket_view": arguments.bucket_view}
         wrapped = DistributedDataParallel(
@@ -172,6 +175,7 @@ def main():
     torch.set_num_threads(num_threads)
     if arguments.bind:
         bind_cores(num_threads)
+    arguments.run_dir.mkdir(parents=True, exist_ok=True)
     config = json.loads(arguments.config.read_text())
     data = Tokens.from_config(config)
     settings = config["engine"]["optimizer"]["params"]

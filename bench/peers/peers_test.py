@@ -210,6 +210,13 @@ class ContestantsTest(unittest.TestCase):
         self.assertEqual(len({s.run_dir for s in starts}), 4)
         self.assertFalse(any(s.is_launched for s in starts))
 
+    def test_limit_of_torch_is_a_world_of_one_for_each_rank(self):
+        starts = self.starts("limit-torch")
+        self.assertEqual([s.num_ranks for s in starts], [1] * 4)
+        self.assertEqual(len({s.run_dir for s in starts}), 4)
+        for start in starts:
+            self.assertIn("--peer alone", " ".join(start.command))
+
     def test_single_has_all_threads(self):
         start, = self.starts("single")
         self.assertEqual((start.num_ranks, start.num_threads), (1, 4))
