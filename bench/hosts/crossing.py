@@ -3,9 +3,12 @@
 With H hosts of R ranks, N = H R, and P parameters of 4 bytes, all ranks of all
 hosts together send to other hosts
 
-  a gather of everything over the world      4 P (N - R): every rank sends its
-                                             shard, P / N, to N - R ranks
-  a reduce-scatter over the world            the same
+  a gather of everything over the world      4 P (H - 1): every rank sends its
+                                             shard, P / N, to one rank of each
+                                             other host
+    over messages alone                      4 P (N - R): to all ranks of them
+  a reduce-scatter over the world            the same, if R is a power of two;
+                                             else as over messages alone
   the all-reduce between replicas of MiCS    8 P (H - 1): the N / H ranks of a
                                              host share 2 B (H - 1) / H for a
                                              replica's B = 4 P bytes, H times
@@ -73,6 +76,8 @@ class Shape:
     ranks_per_host: int = 2
     # Of a step; their sizes add up to the configuration's.
     num_micro_batches: int = 1
+    # Every rank sends to every other, as over messages alone.
+    is_flat: bool = False
 
     @property
     def num_ranks(self):
@@ -82,25 +87,43 @@ class Shape:
     def _far_ranks(self):
         return self.num_ranks - self.ranks_per_host
 
+    @property
+    def _far_hosts(self):
+        return self.num_hosts - 1
+
     def gather_bytes(self, num_parameters):
-        return PARAM_BYTES * num_parameters * self._far_ranks
+        """Over the world, by formula."""
+        copies = self._far_ranks if self.is_flat else self._far_hosts
+        return PARAM_BYTES * num_parameters * copies
+
+    def _reduction_bytes(self, num_parameters):
+        sums_by_host = (not self.is_flat and
+                        self.ranks_per_host.bit_count() == 1)
+        copies = self._far_hosts if sums_by_host else self._far_ranks
+        return PARAM_BYTES * num_parameters * copies
 
     def gradient_bytes(self, num_parameters, is_mics=False, is_coded=False):
         if is_mics:  # between replicas at the end of the step only
-            return 2 * PARAM_BYTES * num_parameters * (self.num_hosts - 1)
+            return 2 * PARAM_BYTES * num_parameters * self._far_hosts
         if is_coded:
             return (CODED_GRADIENT_BYTES * num_parameters *
-                    (self.num_hosts - 1) * self.num_micro_batches)
-        return self.gather_bytes(num_parameters) * self.num_micro_batches
+                    self._far_hosts * self.num_micro_batches)
+        return self._reduction_bytes(num_parameters) * self.num_micro_batches
 
     def gathered_bytes(self, run):
         """What crosses of gathers, by what rank 0 sent in them."""
         return self.crossing_bytes(run["comm"]["all_gather"]["bytes"])
 
     def crossing_bytes(self, sent_bytes):
-        """Of what one rank sent in collectives of the whole world."""
-        return (sent_bytes * self.num_ranks * self._far_ranks /
-                (self.num_ranks - 1))
+        """Of what one rank sent in gathers of the whole world."""
+        if self.is_flat:
+            return (sent_bytes * self.num_ranks * self._far_ranks /
+                    (self.num_ranks - 1))
+        # A shard to each other host, then the column's shards to the ranks of
+        # this one.
+        inside = self.num_hosts * (self.ranks_per_host - 1)
+        return (sent_bytes * self.num_ranks * self._far_hosts /
+                (self._far_hosts + inside))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +199,7 @@ class Contestant:
     def _command(self, setting):
         return [sys.executable, str(ROOT / "scripts/hosts.py"), "each",
                 setting.hosts, "--", "env", "-u", "GLOO_SOCKET_IFNAME",
+                f"NFOLD_TRANSPORT={'gloo' if self.shape.is_flat else 'auto'}",
                 str(setting.nfold), "launch", "--nnodes", "{count}",
                 "--node-rank", "{number}", "--master-addr", "{first}",
                 "--nproc", str(self.shape.ranks_per_host), "--",
@@ -200,7 +224,9 @@ def contestants(shape):
     mics = {"mics_shard_size": shape.ranks_per_host}
     weights = {"zero_quantized_weights": True}
     gradients = {"zero_quantized_gradients": True}
+    flat = dataclasses.replace(shape, is_flat=True)
     return [Contestant("stage3", shape, {}),
+            Contestant("stage3-flat", flat, {}),
             Contestant("hpz", shape, hpz),
             Contestant("mics", shape, mics),
             Contestant("qwz", shape, weights),
@@ -311,7 +337,11 @@ def _too_little_saved(run, contestant, stage3):
             return (f"gathers cross in {ratio:.2f} times fewer bytes than "
                     f"those of stage 3; expected {MIN_WEIGHT_RATIO:g}")
     if contestant.has_coded_gradients:
-        of_gradients = run["wire_bytes_per_step"] - shape.gathered_bytes(run)
+        # Less the gathers and their part of the headers.
+        gathered = shape.gathered_bytes(run)
+        coded = contestant.gradient_bytes(run["num_parameters"])
+        of_gradients = (run["wire_bytes_per_step"] * coded /
+                        (gathered + coded))
         ratio = shape.gradient_bytes(run["num_parameters"]) / of_gradients
         if ratio < MIN_GRADIENT_RATIO:
             return (f"gradients cross in {ratio:.2f} times fewer bytes than "

@@ -6,8 +6,8 @@ import crossing
 
 P = 1_000_000
 SHAPE = crossing.Shape(num_hosts=2, ranks_per_host=2)
-STAGE3, HPZ, MICS, QWZ, QGZ, ALL = crossing.contestants(SHAPE)
-ONE_GATHER = 8 * P  # 4 ranks send a quarter of 4 P bytes to 2 far ranks each
+STAGE3, FLAT, HPZ, MICS, QWZ, QGZ, ALL = crossing.contestants(SHAPE)
+ONE_GATHER = 4 * P  # 4 ranks send a quarter of 4 P bytes to 1 far rank each
 BASE = {"train": {"steps": 1, "seed": 42},
         "engine": {"train_micro_batch_size_per_gpu": 4,
                    "zero_optimization": {"stage": 2}}}
@@ -15,11 +15,15 @@ BASE = {"train": {"steps": 1, "seed": 42},
 
 def run_of(contestant, parameter_bytes, *, number=1, tokens_per_second=100.0,
            loss=2.0, num_micro_batches=1):
-    gradients = 8 * P * (1 if contestant.is_mics else num_micro_batches)
+    gradients = 8 * P if contestant.is_mics else 4 * P * num_micro_batches
+    if contestant.shape.is_flat:
+        gradients *= 2
     if contestant.has_coded_gradients:
         gradients = 17 / 32 * P * num_micro_batches
-    # Rank 0 sends a gathered byte to 2 of its 3 peers across.
-    sent = parameter_bytes * 3 / 2 / 4
+    # Of 3 bytes that rank 0 sends in a gather one crosses; of messages two do.
+    sent = parameter_bytes * 3 / 4
+    if contestant.shape.is_flat:
+        sent /= 2
     return {"contestant": contestant.name, "round": number,
             "wire_bytes_per_step": 1.01 * (gradients + parameter_bytes),
             "num_parameters": P, "step_ms": [10.0, 12.0],
@@ -38,15 +42,21 @@ def good_runs():
 class FormulaTest(unittest.TestCase):
     def test_bytes_of_two_hosts_with_two_ranks(self):
         self.assertEqual(SHAPE.gather_bytes(P), ONE_GATHER)
-        self.assertEqual(SHAPE.gradient_bytes(P, is_mics=False), 8 * P)
+        self.assertEqual(SHAPE.gradient_bytes(P, is_mics=False), 4 * P)
+        self.assertEqual(FLAT.shape.gather_bytes(P), 2 * ONE_GATHER)
+        self.assertEqual(FLAT.shape.gradient_bytes(P), 8 * P)
         # Pairs of ranks sum half of the model each, half of which each sums.
         self.assertEqual(SHAPE.gradient_bytes(P, is_mics=True), 8 * P)
 
     def test_bytes_of_other_shapes(self):
         shape = crossing.Shape(num_hosts=4, ranks_per_host=2,
                                num_micro_batches=3)
-        self.assertEqual(shape.gather_bytes(P), 4 * P * 6)
-        self.assertEqual(shape.gradient_bytes(P, is_mics=False), 3 * 24 * P)
+        self.assertEqual(shape.gather_bytes(P), 4 * P * 3)
+        self.assertEqual(shape.gradient_bytes(P, is_mics=False), 3 * 12 * P)
+        # Sums of 3 ranks are no branch of the tree.
+        odd = crossing.Shape(num_hosts=2, ranks_per_host=3)
+        self.assertEqual(odd.gather_bytes(P), 4 * P)
+        self.assertEqual(odd.gradient_bytes(P), 4 * P * 3)
         # 8 ranks, groups of 4 replicas: 2 B 3/4 each, B = 2 P.
         self.assertEqual(shape.gradient_bytes(P, is_mics=True), 8 * 3 * P)
         # 6 ranks apart, an eighth each to the 3 of its column.
@@ -55,15 +65,16 @@ class FormulaTest(unittest.TestCase):
 
     def test_bytes_of_coded_elements(self):
         self.assertEqual(QWZ.gather_bytes(P), ONE_GATHER * 65 / 256)
-        self.assertEqual(QWZ.gradient_bytes(P), 8 * P)
+        self.assertEqual(QWZ.gradient_bytes(P), 4 * P)
         self.assertEqual(QGZ.gather_bytes(P), ONE_GATHER)
         self.assertEqual(QGZ.gradient_bytes(P), P * 17 / 32)
         self.assertEqual(ALL.gather_bytes(P), ONE_GATHER * 65 / 256)
 
     def test_what_rank_0_sends_to_far_ranks_counts_for_all(self):
         # A quarter of 4 P bytes to 3 peers.
+        self.assertEqual(FLAT.shape.crossing_bytes(3 * P), 2 * ONE_GATHER)
+        # To 1 across, and that one's and its own to 1 beside it.
         self.assertEqual(SHAPE.crossing_bytes(3 * P), ONE_GATHER)
-
 
     def test_shares_of_the_parameters(self):
         for contestant, bytes_held in [
@@ -76,6 +87,7 @@ class ConfigTest(unittest.TestCase):
     def test_contestants_differ_in_the_sharding_only(self):
         configs = [c.config(BASE, 9)
                    for c in (STAGE3, HPZ, MICS, QWZ, QGZ, ALL)]
+        self.assertEqual(FLAT.config(BASE, 9), STAGE3.config(BASE, 9))
         zeros = [c["engine"].pop("zero_optimization") for c in configs]
         self.assertEqual(configs[0], configs[1])
         self.assertEqual(configs[0], configs[2])
@@ -104,6 +116,8 @@ class ChecksTest(unittest.TestCase):
 
     def test_right_bytes_are_not_worth_a_note(self):
         self.assertEqual(self.notes(good_runs()), [])
+        runs = good_runs() + [run_of(FLAT, 4 * ONE_GATHER)]
+        self.assertEqual(self.notes(runs, (STAGE3, FLAT, HPZ, MICS)), [])
 
     def test_a_parameter_byte_of_mics_is_noted(self):
         runs = good_runs()
@@ -135,7 +149,7 @@ class ChecksTest(unittest.TestCase):
         shape = crossing.Shape(num_micro_batches=4)
         who = crossing.contestants(shape)
         runs = [run_of(who[0], 8 * ONE_GATHER, num_micro_batches=4),
-                run_of(who[2], 0, tokens_per_second=300.0,
+                run_of(who[3], 0, tokens_per_second=300.0,
                        num_micro_batches=4)]
         self.assertEqual(self.notes(runs, who), [])
 
