@@ -144,6 +144,10 @@ class ChecksTest(unittest.TestCase):
         runs = [run_of(STAGE3, 2 * ONE_GATHER)]
         runs[0]["wire_bytes_per_step"] *= 1.1
         self.assertRegex(self.notes(runs)[0], "expected .* by what rank 0")
+        runs[0]["wire_bytes_per_step"] *= 0.88
+        self.assertRegex(self.notes(runs)[0], "expected .* by what rank 0")
+        runs[0]["wire_bytes_per_step"] *= 1.018  # before the mark was read
+        self.assertEqual(self.notes(runs), [])
 
     def test_micro_batches_multiply_what_stage_3_sends(self):
         shape = crossing.Shape(num_micro_batches=4)
